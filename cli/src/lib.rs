@@ -1,0 +1,161 @@
+//! The program `millrace`: one binary, its roles and tools as subcommands.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use millrace_api::ApiConfig;
+use millrace_shared::config::{NatsConfig, PostgresConfig};
+use millrace_shared::telemetry::LogConfig;
+use millrace_shared::topology::StreamOptions;
+use millrace_workers::{MIGRATIONS, Role, WorkerConfig};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub mod replay;
+pub mod sample;
+pub mod servers;
+pub mod up;
+
+/// Order processing on NATS JetStream
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    log: LogConfig,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Run the whole system on this machine, with private servers: no Docker, no set-up
+    Up(up::UpArgs),
+    /// Run the HTTP edge
+    Api(ApiConfig),
+    /// Run workers; start as many as you like, anywhere
+    Worker {
+        /// Which workers run in this process
+        #[arg(required = true, value_enum)]
+        roles: Vec<Role>,
+        #[command(flatten)]
+        config: WorkerConfig,
+    },
+    /// Bring the database to this version's schema
+    Migrate(PostgresConfig),
+    /// Create the streams, or bring existing ones to the configuration; deletes nothing
+    Topology {
+        #[command(flatten)]
+        nats: NatsConfig,
+        #[command(flatten)]
+        streams: StreamOptions,
+    },
+    /// Place a shop's recorded orders again, from CSV files
+    Replay(replay::ReplayArgs),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let usual = match cli.action {
+        Action::Up(_) | Action::Replay(_) => "warn",
+        _ => "info,sqlx=warn,async_nats=warn,fred=warn",
+    };
+    let result = cli.log.start(usual).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(run(cli.action));
+        runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        result
+    });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the program's last words")]
+            {
+                eprintln!("millrace: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(action: Action) -> Result<ExitCode> {
+    match action {
+        Action::Up(args) => up::run(args, until_signal()?).await?,
+        Action::Api(config) => millrace_api::run(config, until_signal()?).await?,
+        Action::Worker { mut roles, config } => {
+            roles.sort_unstable_by_key(|role| *role as u8);
+            roles.dedup();
+            workers(&roles, &config, until_signal()?).await?;
+        }
+        Action::Migrate(config) => migrate(&config).await?,
+        Action::Topology { nats, streams } => topology(&nats, &streams).await?,
+        Action::Replay(args) => return replay::run(args).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs one replica of each role until the shutdown; if one fails, all stop.
+pub async fn workers(
+    roles: &[Role],
+    config: &WorkerConfig,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let mut running = JoinSet::new();
+    for role in roles.iter().copied() {
+        let (config, shutdown) = (config.clone(), shutdown.clone());
+        running.spawn(async move { millrace_workers::run(role, &config, shutdown).await });
+    }
+    let mut result = Ok(());
+    while let Some(ended) = running.join_next().await {
+        if let Err(error) = ended.map_err(anyhow::Error::new).flatten() {
+            shutdown.cancel();
+            result = Err(error);
+        }
+    }
+    result
+}
+
+/// Brings the database to this version's schema; sqlx takes an advisory lock for it, so several
+/// can be started at once.
+pub async fn migrate(config: &PostgresConfig) -> Result<()> {
+    let pool = config.pool("millrace-migrate")?;
+    MIGRATIONS.run(&pool).await.context("the migrations were not all carried out")?;
+    pool.close().await;
+    Ok(())
+}
+
+/// Creates or updates the streams.
+pub async fn topology(nats: &NatsConfig, streams: &StreamOptions) -> Result<()> {
+    let client = nats.connect("millrace-topology").await?;
+    let jetstream = async_nats::jetstream::new(client);
+    let create = nats.topology()?;
+    tokio::time::timeout(
+        std::time::Duration::from_secs(30),
+        create.create(&jetstream, streams),
+    )
+    .await
+    .with_context(|| format!("no answer from NATS at {}", nats.nats_url.join(", ")))?
+}
+
+/// A token that SIGINT (Ctrl-C) or SIGTERM cancels; a second signal ends the process at once.
+fn until_signal() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if again {
+                std::process::exit(130);
+            }
+            stop.cancel();
+        }
+    });
+    Ok(token)
+}

@@ -1,0 +1,257 @@
+//! `millrace up`: the private servers, the streams, the database, the api and all workers.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use millrace_api::{ApiConfig, Server};
+use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
+use millrace_shared::topology::StreamOptions;
+use millrace_workers::{Role, WorkerConfig};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::sample;
+use crate::servers::{Addresses, ServerOptions, Servers};
+
+/// Where the api listens if nothing else is asked for and the port is free.
+const USUAL_HTTP: &str = "127.0.0.1:8080";
+
+/// What `up` is to run.
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    /// Where the api listens [default: 127.0.0.1:8080, or another port if that one is taken]
+    #[arg(long, env = "MILLRACE_HTTP", value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+    /// Folder of all data, logs and passwords; kept for the next start
+    #[arg(long, env = "MILLRACE_DATA_DIR", default_value = ".millrace", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Folder of the servers' programs [default: the folder `servers` in the data folder]
+    #[arg(long, env = "MILLRACE_SERVERS_DIR", value_name = "DIR")]
+    servers_dir: Option<PathBuf>,
+    /// Prefix of all streams, subjects and Redis keys
+    #[arg(long, env = "MILLRACE_NAMESPACE", default_value = "millrace")]
+    namespace: String,
+    /// Run the servers and the workers, but no api
+    #[arg(long, conflicts_with = "http")]
+    workers_only: bool,
+    /// Run the servers only: start api and workers yourself
+    #[arg(long, conflicts_with_all = ["http", "workers_only"])]
+    servers_only: bool,
+    /// Start with an empty catalogue
+    #[arg(long)]
+    no_sample: bool,
+}
+
+/// Runs the system until the shutdown.
+pub async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<()> {
+    let options = ServerOptions {
+        servers_dir: args.servers_dir.clone().unwrap_or_else(|| args.data_dir.join("servers")),
+        data_dir: args.data_dir.clone(),
+        durable: true,
+    };
+    // Told first: the very first start fetches the servers, which takes some seconds.
+    say("Starting NATS, PostgreSQL and Valkey …")?;
+    let mut servers = tokio::select! {
+        servers = Servers::start(&options) => servers?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let result = tokio::select! {
+        result = system(&args, servers.addresses().clone(), shutdown.clone()) => result,
+        ended = servers.exited() => {
+            // The roles drain what they can before the program ends.
+            shutdown.cancel();
+            Err(anyhow::anyhow!("the server {ended}"))
+        }
+    };
+    say("Stopping …")?;
+    servers.stop().await?;
+    result
+}
+
+async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken) -> Result<()> {
+    let config = worker_config(&addresses, &args.namespace);
+    ensure_database(&config.postgres).await?;
+    crate::migrate(&config.postgres).await?;
+    crate::topology(&config.nats, &StreamOptions::default()).await?;
+    write_environment(&args.data_dir, &config)?;
+    if args.servers_only {
+        say(&explain(args, &addresses, None))?;
+        shutdown.cancelled().await;
+        return Ok(());
+    }
+    let edge = if args.workers_only { None } else { Some(bind(args, &config).await?) };
+    let http = edge.as_ref().map(Server::local_addr);
+    let stop = shutdown.clone();
+    let serve = async {
+        match edge {
+            Some(edge) => edge.serve(stop.clone()).await,
+            None => Ok(()),
+        }
+        .inspect_err(|_| stop.cancel())
+    };
+    let work = crate::workers(&Role::ALL, &config, shutdown.clone());
+    let greet = async {
+        if !args.no_sample {
+            load_sample(&args.data_dir, &config.nats).await?;
+        }
+        say(&explain(args, &addresses, http))
+    };
+    let greet = async {
+        let greeted = tokio::select! {
+            greeted = greet => greeted,
+            () = shutdown.cancelled() => Ok(()),
+        };
+        greeted.inspect_err(|_| shutdown.cancel())
+    };
+    let (served, worked, greeted) = tokio::join!(serve, work, greet);
+    served.and(worked).and(greeted)
+}
+
+/// The connections of a role to the private servers.
+pub fn worker_config(addresses: &Addresses, namespace: &str) -> WorkerConfig {
+    let url = addresses.postgres_url.replacen("://", &format!("://{}@", addresses.postgres_user), 1);
+    WorkerConfig {
+        nats: NatsConfig {
+            nats_url: vec![addresses.nats_url.clone()],
+            nats_user: Some(addresses.nats_user.clone()),
+            nats_password: Some(addresses.nats_password.clone()),
+            nats_password_file: None,
+            namespace: namespace.to_owned(),
+        },
+        postgres: PostgresConfig {
+            postgres_url: format!("{url}/{}", database_of(namespace)),
+            postgres_password: Some(addresses.postgres_password.clone()),
+            postgres_password_file: None,
+            postgres_connections: 8,
+        },
+        redis: RedisConfig {
+            redis_url: addresses.redis_url.clone(),
+            redis_password: Some(addresses.redis_password.clone()),
+            redis_password_file: None,
+        },
+    }
+}
+
+/// Each namespace has a database of its own.
+fn database_of(namespace: &str) -> String {
+    namespace.to_ascii_lowercase()
+}
+
+/// Makes the configured database if it is not there.
+pub async fn ensure_database(config: &PostgresConfig) -> Result<()> {
+    let options = config.options()?;
+    let name = options.get_database().unwrap_or("millrace").to_owned();
+    let mut connection = options.database("postgres").connect().await?;
+    let there: bool =
+        sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+            .bind(&name)
+            .fetch_one(&mut connection)
+            .await?;
+    if !there {
+        // Not a parameter in SQL; the characters of a namespace need no escaping within quotes.
+        let create = format!("create database \"{name}\"");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await?;
+    }
+    connection.close().await?;
+    Ok(())
+}
+
+async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
+    let edge = |http| ApiConfig::new(http, config.nats.clone(), config.redis.clone());
+    match args.http {
+        Some(http) => Server::bind(edge(http)).await,
+        None => match Server::bind(edge(USUAL_HTTP.parse()?)).await {
+            Ok(server) => Ok(server),
+            Err(_) => Server::bind(edge("127.0.0.1:0".parse()?)).await,
+        },
+    }
+}
+
+/// Loads the sample catalogue once for a data folder.
+async fn load_sample(data_dir: &Path, nats: &NatsConfig) -> Result<()> {
+    let mark = data_dir.join(format!("sample-{}", nats.namespace));
+    if mark.exists() {
+        return Ok(());
+    }
+    let client = nats.connect("millrace-sample").await?;
+    sample::load(&client, &nats.namespace).await.context("the sample catalogue was not loaded")?;
+    std::fs::write(&mark, "The sample catalogue has been loaded.\n")?;
+    Ok(())
+}
+
+/// Writes the settings with which further processes reach this system.
+fn write_environment(data_dir: &Path, config: &WorkerConfig) -> Result<()> {
+    let secret = |text: &Option<String>| text.clone().unwrap_or_default();
+    let lines = [
+        ("MILLRACE_NAMESPACE", config.nats.namespace.clone()),
+        ("MILLRACE_NATS_URL", config.nats.nats_url.join(",")),
+        ("MILLRACE_NATS_USER", secret(&config.nats.nats_user)),
+        ("MILLRACE_NATS_PASSWORD", secret(&config.nats.nats_password)),
+        ("MILLRACE_POSTGRES_URL", config.postgres.postgres_url.clone()),
+        ("MILLRACE_POSTGRES_PASSWORD", secret(&config.postgres.postgres_password)),
+        ("MILLRACE_REDIS_URL", config.redis.redis_url.clone()),
+        ("MILLRACE_REDIS_PASSWORD", secret(&config.redis.redis_password)),
+        // What the NATS CLI reads.
+        ("NATS_URL", config.nats.nats_url.join(",")),
+        ("NATS_USER", secret(&config.nats.nats_user)),
+        ("NATS_PASSWORD", secret(&config.nats.nats_password)),
+    ];
+    let path = data_dir.join("env");
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("{} cannot be written", path.display()))?;
+    for (name, value) in lines {
+        if value.contains(['\'', '\n']) {
+            bail!("the setting {name} has a character that a shell would misread");
+        }
+        writeln!(file, "export {name}='{value}'")?;
+    }
+    Ok(())
+}
+
+fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> String {
+    let env = args.data_dir.join("env");
+    let env = env.display();
+    let ns = &args.namespace;
+    let order = r#"{"customerId":"CUSTOMER","lines":[{"productId":"PRODUCT","quantity":2}],"payment":{"method":"card","token":"tok_ok"}}"#;
+    let order = order
+        .replace("CUSTOMER", sample::FIRST_CUSTOMER)
+        .replace("PRODUCT", sample::FIRST_PRODUCT);
+    let mut text = String::from("\nMillrace is up.\n");
+    if let Some(http) = http {
+        text += &format!(
+            "\n  HTTP        http://{http}\n\n  Place an order:\n    curl -s http://{http}/v1/orders -H 'Prefer: wait=5' \\\n      \
+             -H 'Content-Type: application/json' -H 'Idempotency-Key: first-order' \\\n      -d '{order}'\n"
+        );
+    }
+    text += &format!(
+        "\n  NATS        {}   user {}   password in {env}\n\n  Place an order with the NATS CLI:\n    \
+         . {env}\n    nats req {ns}.cmd.order.place '{order}'\n    nats sub '{ns}.evt.>'\n",
+        addresses.nats_url, addresses.nats_user
+    );
+    text += &format!(
+        "\n  PostgreSQL  {}   user {}   password in {env}\n  Valkey      {}   password in {env}\n\n  \
+         More workers, in another terminal:\n    . {env}\n    millrace worker validation payment persistence projection\n\n\
+         Data are kept in {}. Ctrl-C stops everything.\n",
+        addresses.postgres_url,
+        addresses.postgres_user,
+        addresses.redis_url,
+        args.data_dir.display()
+    );
+    text
+}
+
+fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()?;
+    Ok(())
+}

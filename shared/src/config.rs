@@ -1,0 +1,226 @@
+//! Settings of the three servers, from the command line or the environment, and the connections
+//! that they give. Passwords come from variables or files, never from URLs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use fred::prelude::{Builder, ClientLike as _, Config as FredConfig};
+use fred::types::config::{ReconnectPolicy, UnresponsiveConfig};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::topology::Topology;
+
+/// How to reach NATS, and the namespace.
+#[derive(Debug, Clone, Args)]
+pub struct NatsConfig {
+    /// Addresses of the NATS servers of one cluster, separated by commas
+    #[arg(
+        long,
+        env = "MILLRACE_NATS_URL",
+        value_delimiter = ',',
+        value_name = "URL",
+        default_value = "nats://127.0.0.1:4222"
+    )]
+    pub nats_url: Vec<String>,
+    /// User at NATS
+    #[arg(long, env = "MILLRACE_NATS_USER", value_name = "USER")]
+    pub nats_user: Option<String>,
+    /// Password at NATS; better in a file
+    #[arg(
+        long,
+        env = "MILLRACE_NATS_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        conflicts_with = "nats_password_file"
+    )]
+    pub nats_password: Option<String>,
+    /// File with the password at NATS
+    #[arg(long, env = "MILLRACE_NATS_PASSWORD_FILE", value_name = "FILE")]
+    pub nats_password_file: Option<PathBuf>,
+    /// Prefix of all streams, subjects and Redis keys: several systems can share the servers
+    #[arg(long, env = "MILLRACE_NAMESPACE", default_value = "millrace")]
+    pub namespace: String,
+}
+
+/// How to reach PostgreSQL.
+#[derive(Debug, Clone, Args)]
+pub struct PostgresConfig {
+    /// Address of the database, without password: `postgres://USER@HOST:PORT/DATABASE`
+    #[arg(
+        long,
+        env = "MILLRACE_POSTGRES_URL",
+        value_name = "URL",
+        default_value = "postgres://millrace@127.0.0.1:5432/millrace"
+    )]
+    pub postgres_url: String,
+    /// Password at PostgreSQL; better in a file
+    #[arg(
+        long,
+        env = "MILLRACE_POSTGRES_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        conflicts_with = "postgres_password_file"
+    )]
+    pub postgres_password: Option<String>,
+    /// File with the password at PostgreSQL
+    #[arg(long, env = "MILLRACE_POSTGRES_PASSWORD_FILE", value_name = "FILE")]
+    pub postgres_password_file: Option<PathBuf>,
+    /// Connections that one role opens at the most
+    #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub postgres_connections: u32,
+}
+
+/// How to reach Redis or Valkey.
+#[derive(Debug, Clone, Args)]
+pub struct RedisConfig {
+    /// Address, without password: `redis://HOST:PORT`, `redis-cluster://…` or `rediss://…` for TLS
+    #[arg(
+        long,
+        env = "MILLRACE_REDIS_URL",
+        value_name = "URL",
+        default_value = "redis://127.0.0.1:6379"
+    )]
+    pub redis_url: String,
+    /// Password at Redis; better in a file
+    #[arg(
+        long,
+        env = "MILLRACE_REDIS_PASSWORD",
+        hide_env_values = true,
+        value_name = "PASSWORD",
+        conflicts_with = "redis_password_file"
+    )]
+    pub redis_password: Option<String>,
+    /// File with the password at Redis
+    #[arg(long, env = "MILLRACE_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+}
+
+fn password(given: Option<&String>, file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
+    let Some(file) = file else { return Ok(given.cloned()) };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("the password file {} cannot be read", file.display()))?;
+    let text = text.trim_end_matches(['\r', '\n']).to_owned();
+    ensure!(!text.is_empty(), "the password file {} is empty", file.display());
+    Ok(Some(text))
+}
+
+fn refuse_password_in(url: &str, what: &str) -> anyhow::Result<()> {
+    let authority = url.split("://").nth(1).unwrap_or(url).split('/').next().unwrap_or("");
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    if user.contains(':') {
+        bail!("the {what} URL has a password in it; use --{what}-password-file or the environment");
+    }
+    Ok(())
+}
+
+impl NatsConfig {
+    /// The names below the configured namespace.
+    pub fn topology(&self) -> anyhow::Result<Topology> {
+        Topology::new(&self.namespace)
+    }
+
+    /// Connects; waits for a server that is not there yet. `name` is shown in the server's list of
+    /// connections.
+    pub async fn connect(&self, name: &str) -> anyhow::Result<async_nats::Client> {
+        for url in &self.nats_url {
+            ensure!(
+                !url.contains('@'),
+                "user and password do not belong into the NATS URL: use \
+                --nats-user and --nats-password-file or the environment"
+            );
+        }
+        let password = password(self.nats_password.as_ref(), self.nats_password_file.as_ref())?;
+        let mut options = async_nats::ConnectOptions::new()
+            .name(name)
+            .retry_on_initial_connect()
+            .connection_timeout(Duration::from_secs(5))
+            .ping_interval(Duration::from_secs(10))
+            .request_timeout(Some(Duration::from_secs(5)))
+            .subscription_capacity(16 * 1024)
+            .reconnect_delay_callback(|attempt| {
+                Duration::from_millis(50 << attempt.min(5)).min(Duration::from_secs(1))
+            })
+            .event_callback(|event| async move {
+                tracing::info!(%event, "NATS connection");
+            });
+        match (&self.nats_user, password) {
+            (Some(user), Some(password)) => {
+                options = options.user_and_password(user.clone(), password);
+            }
+            (None, None) => {}
+            (Some(_), None) => bail!(
+                "--nats-user needs a password: set MILLRACE_NATS_PASSWORD or \
+                --nats-password-file"
+            ),
+            (None, Some(_)) => bail!("a NATS password is set, but no --nats-user"),
+        }
+        options.connect(self.nats_url.clone()).await.context("NATS cannot be reached")
+    }
+}
+
+impl PostgresConfig {
+    /// The connection options, checked.
+    pub fn options(&self) -> anyhow::Result<PgConnectOptions> {
+        refuse_password_in(&self.postgres_url, "postgres")?;
+        let options: PgConnectOptions =
+            self.postgres_url.parse().context("--postgres-url is not a PostgreSQL URL")?;
+        let password =
+            password(self.postgres_password.as_ref(), self.postgres_password_file.as_ref())?;
+        Ok(match password {
+            Some(password) => options.password(&password),
+            None => options,
+        })
+    }
+
+    /// A pool that connects when it is first used, so a worker starts while the database is away.
+    pub fn pool(&self, name: &str) -> anyhow::Result<PgPool> {
+        Ok(PgPoolOptions::new()
+            .max_connections(self.postgres_connections)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(self.options()?.application_name(name)))
+    }
+}
+
+impl RedisConfig {
+    /// The client's configuration, checked.
+    pub fn client_config(&self) -> anyhow::Result<FredConfig> {
+        refuse_password_in(&self.redis_url, "redis")?;
+        let mut config =
+            FredConfig::from_url(&self.redis_url).context("--redis-url is not a Redis URL")?;
+        config.password =
+            password(self.redis_password.as_ref(), self.redis_password_file.as_ref())?;
+        config.fail_fast = false;
+        Ok(config)
+    }
+
+    /// A builder for clients and subscribers that notice dead connections (fred's own default does
+    /// not) and reconnect for ever.
+    pub fn builder(&self) -> anyhow::Result<Builder> {
+        let mut builder = Builder::from_config(self.client_config()?);
+        builder
+            .with_connection_config(|connection| {
+                connection.connection_timeout = Duration::from_secs(5);
+                connection.internal_command_timeout = Duration::from_secs(5);
+                connection.unresponsive = UnresponsiveConfig {
+                    max_timeout: Some(Duration::from_secs(10)),
+                    interval: Duration::from_secs(2),
+                };
+            })
+            .with_performance_config(|performance| {
+                performance.default_command_timeout = Duration::from_secs(3);
+            })
+            .set_policy(ReconnectPolicy::new_exponential(0, 50, 1_000, 2));
+        Ok(builder)
+    }
+
+    /// A client; it connects in the background and reconnects for ever.
+    pub fn client(&self) -> anyhow::Result<fred::clients::Client> {
+        let client = self.builder()?.build()?;
+        // The task ends with the client's `quit`; until then it reconnects.
+        drop(client.connect());
+        Ok(client)
+    }
+}

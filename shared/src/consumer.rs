@@ -1,0 +1,438 @@
+//! The one loop of all workers: pull, decode, hand over in batches, settle. It knows nothing of
+//! what the messages mean; workers know nothing of acks, retries and parking.
+//!
+//! A message is acked last, after everything that follows from it is stored. Acks are not durable
+//! and redelivery is normal, so a worker must give the same result the second time.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::{AckKind, Message, stream};
+use async_nats::{Client, HeaderMap, jetstream};
+use chrono::{DateTime, Utc};
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::log::{AppendError, Entry, Log, ReadError, timestamp};
+use crate::message::{Event, EventError};
+use crate::topology::Topology;
+use crate::views::ViewError;
+
+/// How long the server waits for an ack before it delivers again.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How often unfinished work is reported, so that the server goes on waiting.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// The most time that one batch may take.
+const LIMIT: Duration = Duration::from_secs(120);
+/// How long running batches may go on after the shutdown was asked for.
+const GRACE: Duration = Duration::from_secs(15);
+/// Deliveries after which a message that keeps failing is parked.
+const ATTEMPTS: u64 = 8;
+/// From this delivery on a message is handled alone, so that it spoils no others' batch.
+const ALONE_FROM: u64 = 3;
+
+/// What a worker is: its place in the topology, and what it does with a batch.
+pub trait Worker: Send + Sync + 'static {
+    /// What it works on.
+    type Message: Send + Sync + 'static;
+    /// The name of its durable consumer, shared by all replicas.
+    const NAME: &'static str;
+    /// The most messages in a batch.
+    const BATCH: usize;
+    /// The most batches at a time in one replica.
+    const BATCHES: usize;
+
+    /// The stream that it consumes.
+    fn stream(&self, topology: &Topology) -> String;
+    /// The subjects in it that it wants.
+    fn subjects(&self, topology: &Topology) -> Vec<String>;
+    /// Reads a message; one that cannot be read is parked with the sentence returned.
+    fn decode(&self, raw: &Raw<'_>) -> Result<Self::Message, String>;
+    /// Does the work; one verdict for each delivery, in their order.
+    fn handle(
+        &self,
+        batch: &[Delivery<Self::Message>],
+    ) -> impl Future<Output = Vec<Verdict>> + Send;
+}
+
+/// A message as it came.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a> {
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its payload.
+    pub payload: &'a [u8],
+    /// Its headers.
+    pub headers: Option<&'a HeaderMap>,
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// When the stream took it.
+    pub at: DateTime<Utc>,
+}
+
+impl Raw<'_> {
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers?.get(name).map(async_nats::HeaderValue::as_str)
+    }
+}
+
+/// A decoded message.
+#[derive(Debug)]
+pub struct Delivery<M> {
+    /// The message.
+    pub message: M,
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// Which delivery this is, from 1.
+    pub attempt: u64,
+}
+
+/// What is to become of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything that follows from it is stored.
+    Done,
+    /// Something must happen first that is under way: try again soon, for as long as it takes.
+    Later(String),
+    /// A server is away: try again, for as long as it takes.
+    Unavailable(String),
+    /// It failed: try again, and park it if it keeps failing.
+    Failed(String),
+    /// It will never work: park it.
+    Park(String),
+}
+
+impl Verdict {
+    /// The verdict on an error: by its kind, a reason to wait, to try again or to park.
+    pub fn of(error: &anyhow::Error) -> Self {
+        let text = format!("{error:#}");
+        for cause in error.chain() {
+            if let Some(error) = cause.downcast_ref::<sqlx::Error>() {
+                return Self::of_sql(error, text);
+            }
+            if cause.is::<EventError>() {
+                return Self::Park(text);
+            }
+            if let Some(ViewError::Redis(_)) = cause.downcast_ref() {
+                return Self::Unavailable(text);
+            }
+            if let Some(ReadError::Unavailable(_)) = cause.downcast_ref() {
+                return Self::Unavailable(text);
+            }
+            match cause.downcast_ref::<AppendError>() {
+                Some(AppendError::Refused(_)) => return Self::Park(text),
+                Some(AppendError::Conflict) => return Self::Later(text),
+                Some(_) => return Self::Unavailable(text),
+                None => {}
+            }
+        }
+        Self::Failed(text)
+    }
+
+    fn of_sql(error: &sqlx::Error, text: String) -> Self {
+        match error {
+            sqlx::Error::Database(error) => match error.code().as_deref() {
+                // Deadlock, serialization failure, lock time-out.
+                Some("40P01" | "40001" | "55P03") => Self::Later(text),
+                // Connection, resource (disk full, too many clients) and operator classes.
+                Some(code) if ["08", "53", "57", "58"].iter().any(|c| code.starts_with(c)) => {
+                    Self::Unavailable(text)
+                }
+                // A role, table or database that is not there yet: `millrace migrate` brings it.
+                Some("28P01" | "28000" | "3D000" | "42P01" | "3F000") => Self::Unavailable(text),
+                _ => Self::Failed(text),
+            },
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
+            _ => Self::Failed(text),
+        }
+    }
+}
+
+/// The decoder of all workers on EVENTS.
+pub fn decode_event(raw: &Raw<'_>) -> Result<Event, String> {
+    Event::decode(raw.payload).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
+}
+
+/// Runs a worker until the shutdown, then drains it.
+pub async fn run<W: Worker>(
+    worker: Arc<W>,
+    client: Client,
+    topology: Topology,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let parked = Log::new(client.clone(), topology.parked_stream());
+    let settler = Arc::new(Settler { worker: W::NAME, topology, parked });
+    let tasks = TaskTracker::new();
+    let jetstream = jetstream::new(client.clone());
+    while !shutdown.is_cancelled() {
+        let pulled = pull_until_error(&worker, &jetstream, &settler, &tasks, &shutdown).await;
+        if let Err(error) = pulled {
+            tracing::warn!(worker = W::NAME, "pull is rebuilt: {error:#}");
+            pause(Duration::from_millis(500), &shutdown).await;
+        }
+    }
+    tasks.close();
+    if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
+        tracing::warn!(worker = W::NAME, "unfinished work is left for redelivery");
+    }
+    // Acks are still in the client's buffer.
+    tokio::time::timeout(Duration::from_secs(2), client.flush()).await.ok();
+    Ok(())
+}
+
+async fn pull_until_error<W: Worker>(
+    worker: &Arc<W>,
+    jetstream: &jetstream::Context,
+    settler: &Arc<Settler>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let name = worker.stream(&settler.topology);
+    let stream = jetstream
+        .get_stream(&name)
+        .await
+        .with_context(|| format!("the stream {name} is not there; `millrace topology` makes it"))?;
+    let messages = consumer(worker.as_ref(), &stream, &settler.topology)
+        .await?
+        .stream()
+        .max_messages_per_batch(W::BATCH.max(64) * 2)
+        .expires(Duration::from_secs(5))
+        .heartbeat(Duration::from_millis(1500))
+        .messages()
+        .await?;
+    tracing::info!(worker = W::NAME, stream = name, "consuming");
+    let mut chunks = messages.ready_chunks(W::BATCH);
+    let slots = Arc::new(Semaphore::new(W::BATCHES));
+    loop {
+        let slot = tokio::select! {
+            slot = Arc::clone(&slots).acquire_owned() => slot?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let chunk = tokio::select! {
+            chunk = chunks.next() => chunk.context("the pull ended")?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let mut messages = Vec::with_capacity(chunk.len());
+        let mut broken = None;
+        for message in chunk {
+            match message {
+                Ok(message) => messages.push(message),
+                Err(error) => broken = Some(error),
+            }
+        }
+        let (worker, settler) = (Arc::clone(worker), Arc::clone(settler));
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            if process(worker.as_ref(), &settler, messages).await {
+                // A server is away: this slot rests a little before it takes more.
+                pause(Duration::from_secs(1), &stop).await;
+            }
+            drop(slot);
+        });
+        if let Some(error) = broken {
+            return Err(error.into());
+        }
+    }
+}
+
+async fn consumer<W: Worker>(
+    worker: &W,
+    stream: &stream::Stream,
+    topology: &Topology,
+) -> anyhow::Result<jetstream::consumer::Consumer<pull::Config>> {
+    let config = pull::Config {
+        durable_name: Some(W::NAME.to_owned()),
+        filter_subjects: worker.subjects(topology),
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        max_ack_pending: 10_000,
+        ..pull::Config::default()
+    };
+    stream.create_consumer(config).await.context("the consumer cannot be made")
+}
+
+/// Sleeps for `duration`, more or less, or until the shutdown.
+async fn pause(duration: Duration, shutdown: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(jitter(duration)) => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+fn jitter(duration: Duration) -> Duration {
+    duration.mul_f64(rand::random_range(0.75..1.25))
+}
+
+/// Handles what was pulled; tells whether a server was away.
+async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message>) -> bool {
+    let mut batch = Vec::with_capacity(messages.len());
+    let mut alone = Vec::new();
+    for message in messages {
+        let Ok(info) = message.info() else { continue };
+        let (sequence, attempt) = (info.stream_sequence, info.delivered.unsigned_abs());
+        let raw = Raw {
+            subject: &message.subject,
+            payload: &message.payload,
+            headers: message.headers.as_ref(),
+            sequence,
+            at: timestamp(info.published.unix_timestamp_nanos()),
+        };
+        match worker.decode(&raw) {
+            Ok(decoded) => {
+                let delivery = Delivery { message: decoded, sequence, attempt };
+                if attempt < ALONE_FROM {
+                    batch.push((message, delivery));
+                } else {
+                    alone.push((message, delivery));
+                }
+            }
+            Err(reason) => settler.settle(&message, attempt, Verdict::Park(reason)).await,
+        }
+    }
+    let mut away = false;
+    if !batch.is_empty() {
+        away |= process_batch(worker, settler, batch).await;
+    }
+    for single in alone {
+        away |= process_batch(worker, settler, vec![single]).await;
+    }
+    away
+}
+
+async fn process_batch<W: Worker>(
+    worker: &W,
+    settler: &Settler,
+    batch: Vec<(Message, Delivery<W::Message>)>,
+) -> bool {
+    let (messages, deliveries): (Vec<Message>, Vec<Delivery<W::Message>>) =
+        batch.into_iter().unzip();
+    let verdicts = {
+        // A panic is a defect, but it must not take the loop or other messages with it.
+        let guarded = AssertUnwindSafe(worker.handle(&deliveries)).catch_unwind();
+        let work = tokio::time::timeout(LIMIT, guarded);
+        tokio::pin!(work);
+        let mut progress = tokio::time::interval(PROGRESS);
+        progress.tick().await;
+        loop {
+            tokio::select! {
+                done = &mut work => break done,
+                _ = progress.tick() => {
+                    for message in &messages {
+                        message.ack_with(AckKind::Progress).await.ok();
+                    }
+                }
+            }
+        }
+    };
+    let (verdicts, missing) = match verdicts {
+        Ok(Ok(verdicts)) => (verdicts, "the worker gave no verdict".to_owned()),
+        Ok(Err(_)) => (Vec::new(), "the worker panicked".to_owned()),
+        Err(_) => (Vec::new(), format!("it took longer than {} s", LIMIT.as_secs())),
+    };
+    let mut away = false;
+    for (index, (message, delivery)) in messages.iter().zip(&deliveries).enumerate() {
+        let verdict =
+            verdicts.get(index).cloned().unwrap_or_else(|| Verdict::Failed(missing.clone()));
+        away |= matches!(verdict, Verdict::Unavailable(_));
+        settler.settle(message, delivery.attempt, verdict).await;
+    }
+    away
+}
+
+/// The one place that acks.
+struct Settler {
+    worker: &'static str,
+    topology: Topology,
+    parked: Log,
+}
+
+impl Settler {
+    async fn settle(&self, message: &Message, attempt: u64, verdict: Verdict) {
+        let worker = self.worker;
+        let subject = message.subject.as_str();
+        let nak = |base: Duration, most: Duration| {
+            let doubled = base.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+            AckKind::Nak(Some(jitter(doubled.min(most))))
+        };
+        let ack = match verdict {
+            Verdict::Done => AckKind::Ack,
+            Verdict::Later(reason) => {
+                tracing::debug!(worker, subject, attempt, reason, "later");
+                nak(Duration::from_millis(30), Duration::from_secs(2))
+            }
+            Verdict::Unavailable(reason) => {
+                tracing::warn!(worker, subject, attempt, reason, "a server is away");
+                nak(Duration::from_millis(250), Duration::from_secs(5))
+            }
+            Verdict::Failed(reason) if attempt < ATTEMPTS => {
+                tracing::warn!(worker, subject, attempt, reason, "failed, to be tried again");
+                nak(Duration::from_millis(100), Duration::from_secs(30))
+            }
+            Verdict::Failed(reason) | Verdict::Park(reason) => {
+                match self.park(message, attempt, &reason).await {
+                    Ok(()) => {
+                        tracing::error!(worker, subject, attempt, reason, "parked");
+                        AckKind::Term
+                    }
+                    Err(error) => {
+                        tracing::warn!(worker, subject, reason, "cannot be parked yet: {error:#}");
+                        nak(Duration::from_secs(1), Duration::from_secs(30))
+                    }
+                }
+            }
+        };
+        // A lost ack only means another delivery.
+        if let Err(error) = message.ack_with(ack).await {
+            tracing::debug!(worker, subject, "the ack was not sent: {error}");
+        }
+    }
+
+    /// Stores the message in PARKED; returns only when that is confirmed.
+    async fn park(&self, message: &Message, attempt: u64, reason: &str) -> anyhow::Result<()> {
+        let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let mut headers = HeaderMap::new();
+        for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
+            // The original's instructions to the server are not for PARKED.
+            if !name.to_string().starts_with("Nats-") {
+                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+            }
+        }
+        let sequence = info.stream_sequence.to_string();
+        let one_line = reason.replace(['\r', '\n'], " ");
+        for (name, value) in [
+            ("Millrace-Worker", self.worker),
+            ("Millrace-Stream", info.stream),
+            ("Millrace-Sequence", &sequence),
+            ("Millrace-Subject", message.subject.as_str()),
+            ("Millrace-Reason", &one_line),
+            ("Millrace-Attempts", &attempt.to_string()),
+            ("Millrace-First-Seen", &timestamp(info.published.unix_timestamp_nanos()).to_rfc3339()),
+            // Parking twice within the dedupe window leaves one.
+            ("Nats-Msg-Id", &format!("{}/{}/{sequence}", self.worker, info.stream)),
+        ] {
+            headers.insert(name, value);
+        }
+        let kind = if info.stream == self.topology.commands_stream() { "command" } else { "event" };
+        let entry = Entry {
+            subject: self.topology.parked(self.worker, kind),
+            payload: message.payload.clone(),
+            headers,
+            expect: None,
+        };
+        self.parked.append(vec![entry], Duration::from_secs(10)).await?;
+        Ok(())
+    }
+}

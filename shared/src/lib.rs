@@ -1,0 +1,21 @@
+//! What every part of Millrace shares.
+//!
+//! The domain is pure ([`order`], [`customer`], [`product`], [`money`], [`command`]); around it
+//! stand the messages ([`message`], [`topology`]), the one place that appends to the log
+//! ([`log`]), the one loop that consumes it ([`consumer`]) and the one file that knows Redis
+//! ([`views`]).
+
+pub mod command;
+pub mod config;
+pub mod consumer;
+pub mod customer;
+pub mod ids;
+pub mod log;
+pub mod message;
+pub mod money;
+pub mod order;
+pub mod product;
+pub mod reason;
+pub mod telemetry;
+pub mod topology;
+pub mod views;

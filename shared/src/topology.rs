@@ -1,0 +1,188 @@
+//! Every stream, subject and consumer name of Millrace, below one namespace.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+
+use crate::ids::{CommandId, OrderId};
+use crate::message::Subject;
+
+/// The names below one namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    namespace: String,
+}
+
+/// How the streams are to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
+pub struct StreamOptions {
+    /// Copies of each stream, on as many servers of the cluster (1, 3 or 5)
+    #[arg(long, env = "MILLRACE_STREAM_REPLICAS", default_value_t = 1,
+          value_parser = clap::value_parser!(u8).range(1..=5))]
+    pub stream_replicas: u8,
+    /// Bytes that COMMANDS and PARKED may take on disk each; when COMMANDS is full, new commands
+    /// are refused. Without it only the server's own limit holds, as it does for EVENTS
+    #[arg(long, env = "MILLRACE_STREAM_MAX_BYTES",
+          value_parser = clap::value_parser!(i64).range(1_048_576..))]
+    pub stream_max_bytes: Option<i64>,
+}
+
+impl Default for StreamOptions {
+    fn default() -> Self {
+        Self { stream_replicas: 1, stream_max_bytes: None }
+    }
+}
+
+impl Topology {
+    /// The names below `namespace`: 1 to 40 of `a-z A-Z 0-9 _ -`.
+    pub fn new(namespace: &str) -> anyhow::Result<Self> {
+        let fits = (1..=40).contains(&namespace.len())
+            && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        anyhow::ensure!(
+            fits,
+            "the namespace {namespace:?} must be 1 to 40 of the characters A-Z a-z 0-9 _ -"
+        );
+        Ok(Self { namespace: namespace.to_owned() })
+    }
+
+    /// The namespace itself.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The stream of commands.
+    pub fn commands_stream(&self) -> String {
+        format!("{}_COMMANDS", self.namespace)
+    }
+
+    /// The stream of events: the log.
+    pub fn events_stream(&self) -> String {
+        format!("{}_EVENTS", self.namespace)
+    }
+
+    /// The stream of parked messages.
+    pub fn parked_stream(&self) -> String {
+        format!("{}_PARKED", self.namespace)
+    }
+
+    /// The subject of a kind of command (`order.place`).
+    pub fn command(&self, kind: &str) -> String {
+        format!("{}.cmd.{kind}", self.namespace)
+    }
+
+    /// All commands.
+    pub fn all_commands(&self) -> String {
+        self.command(">")
+    }
+
+    /// The kind of command that a subject of the COMMANDS stream names.
+    pub fn command_kind<'a>(&self, subject: &'a str) -> &'a str {
+        subject
+            .strip_prefix(self.namespace.as_str())
+            .and_then(|rest| rest.strip_prefix(".cmd."))
+            .unwrap_or(subject)
+    }
+
+    /// The subject of an event.
+    pub fn event(&self, subject: Subject, id: &str, kind: &str) -> String {
+        format!("{}.evt.{subject}.{id}.{kind}", self.namespace)
+    }
+
+    /// All events of one subject: what an append is checked against.
+    pub fn history(&self, subject: Subject, id: &str) -> String {
+        self.event(subject, id, "*")
+    }
+
+    /// All events of one order.
+    pub fn order_history(&self, id: OrderId) -> String {
+        self.history(Subject::Order, &id.to_string())
+    }
+
+    /// The events of a kind, of every order.
+    pub fn order_events(&self, kind: &str) -> String {
+        self.event(Subject::Order, "*", kind)
+    }
+
+    /// All events.
+    pub fn all_events(&self) -> String {
+        format!("{}.evt.>", self.namespace)
+    }
+
+    /// Where a worker parks what it cannot process; `kind` is `command` or `event`.
+    pub fn parked(&self, worker: &str, kind: &str) -> String {
+        format!("{}.parked.{worker}.{kind}", self.namespace)
+    }
+
+    /// The command id of a message that brought none.
+    pub fn command_id(&self, sequence: u64) -> CommandId {
+        CommandId::from_sequence(&self.commands_stream(), sequence)
+    }
+
+    /// The configurations of the three streams. None of them ever drops a message to make room:
+    /// a full stream refuses what is new.
+    pub fn streams(&self, options: &StreamOptions) -> [stream::Config; 3] {
+        let base = |name: String, subject: String| stream::Config {
+            name,
+            subjects: vec![subject],
+            retention: stream::RetentionPolicy::Limits,
+            discard: stream::DiscardPolicy::New,
+            storage: stream::StorageType::File,
+            num_replicas: usize::from(options.stream_replicas),
+            max_bytes: options.stream_max_bytes.unwrap_or(-1),
+            duplicate_window: Duration::from_secs(120),
+            allow_atomic_publish: true,
+            allow_direct: true,
+            ..stream::Config::default()
+        };
+        [
+            base(self.commands_stream(), self.all_commands()),
+            stream::Config {
+                allow_message_schedules: true,
+                // The server takes schedules only without `discard new`; without a limit of its
+                // own the stream discards nothing either: where the disk's limit is reached,
+                // appends fail.
+                discard: stream::DiscardPolicy::Old,
+                max_bytes: -1,
+                ..base(self.events_stream(), self.all_events())
+            },
+            base(self.parked_stream(), format!("{}.parked.>", self.namespace)),
+        ]
+    }
+
+    /// Creates the streams, or brings existing ones to this configuration. Never deletes one.
+    pub async fn create(
+        &self,
+        jetstream: &jetstream::Context,
+        options: &StreamOptions,
+    ) -> anyhow::Result<()> {
+        for config in self.streams(options) {
+            let name = config.name.clone();
+            jetstream.create_or_update_stream(config).await.map_err(|error| {
+                anyhow::Error::new(error).context(format!(
+                    "the stream {name} cannot be created or updated; an existing stream is never \
+                     deleted, compare it with `nats stream info {name}`"
+                ))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_cannot_break_out_of_its_subjects() {
+        for bad in ["", "a.b", "a b", "*", ">", "a\n"] {
+            assert!(Topology::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_a_command_is_the_end_of_its_subject() {
+        let topology = Topology::new("shop").unwrap();
+        assert_eq!(topology.command_kind("shop.cmd.order.place"), "order.place");
+        assert_eq!(topology.command("order.place"), "shop.cmd.order.place");
+    }
+}

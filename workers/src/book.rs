@@ -1,0 +1,483 @@
+//! Decisions about a batch of commands, pure: what the ledger held goes in, rulings come out.
+//! Commands of one batch are decided one after another; each sees what those before it did.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use anyhow::{Context as _, Result};
+use chrono::{DateTime, Utc};
+use millrace_shared::command::{Command, Identified, PaymentMethod, PlaceOrder, Received};
+use millrace_shared::customer::{Customer, CustomerEvent};
+use millrace_shared::ids::{CommandId, CustomerId, OrderId, ProductId};
+use millrace_shared::message::{About, Cause, CommandOutcome, Event, Subject};
+use millrace_shared::order::{self, Order, OrderEvent, Stamp};
+use millrace_shared::product::{Product, ProductEvent};
+use millrace_shared::reason::{Reason, Refusal};
+use uuid::Uuid;
+
+/// A command as it came from the stream.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// What was read.
+    pub received: Received,
+    /// When the stream took it.
+    pub at: DateTime<Utc>,
+    /// Its place in the stream.
+    pub sequence: u64,
+    /// The trace it belongs to.
+    pub traceparent: Option<String>,
+}
+
+impl Incoming {
+    /// The cause of what follows from the command.
+    pub fn cause(&self) -> Cause {
+        let id = self.received.command_id.0;
+        Cause { causation: id, correlation: id, traceparent: self.traceparent.clone() }
+    }
+
+    /// The order that the command continues, if it is such a command.
+    pub fn continues(&self) -> Option<OrderId> {
+        match &self.received.command.as_ref().ok()?.command {
+            Command::CancelOrder(step) | Command::RefundOrder(step) => Some(step.order_id),
+            Command::ShipOrder(ship) => Some(ship.order_id),
+            Command::DeliverOrder(deliver) => Some(deliver.order_id),
+            _ => None,
+        }
+    }
+}
+
+/// A decision that was made before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// About which command.
+    pub command_id: CommandId,
+    /// With which body.
+    pub fingerprint: Uuid,
+    /// What the command was about.
+    pub about: About,
+    /// Why it was refused, if it was.
+    pub refusal: Option<Refusal>,
+}
+
+/// An order that a command continues.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Known {
+    /// As the log has it.
+    Here(Box<Order>),
+    /// It is decided, or may be on its way; the log does not have it yet.
+    NotYet,
+    /// There is none, and none is on its way.
+    Nowhere,
+}
+
+/// What the ledger and the log held about a batch.
+#[derive(Debug, Default)]
+pub struct Book {
+    /// Customers that the batch names, as far as they exist.
+    pub customers: HashMap<CustomerId, Customer>,
+    /// Products that the batch names, as far as they exist.
+    pub products: HashMap<ProductId, Product>,
+    /// Orders that the batch continues.
+    pub orders: HashMap<OrderId, Known>,
+    /// Orders that the batch places and that were placed before.
+    pub placed: HashSet<OrderId>,
+    /// Decisions by command.
+    pub decided: HashMap<CommandId, Past>,
+    /// Decisions by idempotency key.
+    pub keys: HashMap<Uuid, Past>,
+    /// Products whose stock has changed since their last event.
+    pub touched_products: BTreeSet<ProductId>,
+    /// Customers whose credit has changed since their last event.
+    pub touched_customers: BTreeSet<CustomerId>,
+    /// Products that the batch has changed in any way.
+    pub changed_products: BTreeSet<ProductId>,
+    /// Customers that the batch has changed in any way.
+    pub changed_customers: BTreeSet<CustomerId>,
+}
+
+/// What was decided about one command.
+#[derive(Debug)]
+pub enum Ruling {
+    /// It was decided before, under this id; its events only need to be in the log.
+    Repeated(CommandId),
+    /// It cannot be decided yet.
+    NotYet,
+    /// It is decided now.
+    Decided(Box<Decision>),
+}
+
+/// A new decision.
+#[derive(Debug)]
+pub struct Decision {
+    /// To be remembered by command and, if `key_id` is there, by idempotency key.
+    pub past: Past,
+    /// Set on the first command that used the key.
+    pub key_id: Option<Uuid>,
+    /// The events that follow.
+    pub events: Vec<Event>,
+    /// What the order holds, if the command placed one.
+    pub placed: Option<Placed>,
+}
+
+/// What a new order holds of stock and credit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The order.
+    pub order_id: OrderId,
+    /// Whose it is.
+    pub customer_id: CustomerId,
+    /// Reserved pieces; empty for an order that was rejected.
+    pub pieces: BTreeMap<ProductId, u32>,
+    /// Minor units of the customer's credit.
+    pub credit: i64,
+}
+
+impl Book {
+    /// Decides one command at the time `now`.
+    pub fn rule(&mut self, incoming: &Incoming, now: DateTime<Utc>) -> Result<Ruling> {
+        let received = &incoming.received;
+        if let Some(past) = self.decided.get(&received.command_id) {
+            if past.fingerprint == received.fingerprint {
+                return Ok(Ruling::Repeated(received.command_id));
+            }
+            return self.refuse_reused_id(incoming, now);
+        }
+        let command = match &received.command {
+            Ok(command) => command,
+            Err(malformed) => {
+                let refusal = Refusal::new(Reason::MalformedCommand, malformed.to_string());
+                return self.touching_nothing(incoming, None, None, Some(refusal), now);
+            }
+        };
+        if let Some(key_id) = command.key_id
+            && let Some(past) = self.keys.get(&key_id)
+        {
+            let (about, refusal) = if past.fingerprint == command.fingerprint {
+                // The same request under another command id: the same answer.
+                (past.about.clone(), past.refusal.clone())
+            } else {
+                let detail = "the idempotency key was used before, with another body";
+                (about(command), Some(Refusal::new(Reason::IdempotencyKeyReused, detail)))
+            };
+            return self.touching_nothing(incoming, None, Some(about), refusal, now);
+        }
+        match self.carry_out(command, incoming, now)? {
+            Outcome::Events(events, placed) => {
+                let refusal = events.last().map(refusal_of).transpose()?.flatten();
+                self.decided(incoming, command.key_id, about(command), refusal, events, placed)
+            }
+            Outcome::Refused(refusal) => self.touching_nothing(
+                incoming,
+                command.key_id,
+                Some(about(command)),
+                Some(refusal),
+                now,
+            ),
+            Outcome::NotYet => Ok(Ruling::NotYet),
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        command: &Identified,
+        incoming: &Incoming,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome> {
+        let cause = incoming.cause();
+        match &command.command {
+            Command::PlaceOrder(place) => self.place(place, incoming, now),
+            Command::CancelOrder(step) => self.step(step.order_id, &cause, now, |order| {
+                order::cancel(order, step.reason.as_deref())
+            }),
+            Command::ShipOrder(ship) => self
+                .step(ship.order_id, &cause, now, |order| order::ship(order, &ship.shipment())),
+            Command::DeliverOrder(deliver) => {
+                self.step(deliver.order_id, &cause, now, order::deliver)
+            }
+            Command::RefundOrder(step) => self.step(step.order_id, &cause, now, |order| {
+                order::refund(order, step.reason.as_deref())
+            }),
+            Command::RegisterCustomer(register) => {
+                let id = register.customer_id.clone().context("a customer without an id")?;
+                if self.customers.contains_key(&id) {
+                    let detail = format!("the customer {id} is registered already");
+                    return Ok(refused(Reason::AlreadyExists, detail));
+                }
+                let event = CustomerEvent::Registered {
+                    name: register.name.clone(),
+                    credit_limit: register.credit_limit,
+                };
+                self.change_customer(&id, &event, &cause, now)
+            }
+            Command::SetCreditLimit(set) => {
+                let Some(customer) = self.customers.get(&set.customer_id) else {
+                    let detail = format!("there is no customer {}", set.customer_id);
+                    return Ok(refused(Reason::UnknownCustomer, detail));
+                };
+                match customer.set_credit_limit(set.credit_limit) {
+                    Ok(event) => self.change_customer(&set.customer_id, &event, &cause, now),
+                    Err(refusal) => Ok(Outcome::Refused(refusal)),
+                }
+            }
+            Command::DefineProduct(define) => {
+                let new = !self.products.contains_key(&define.product_id);
+                let event = ProductEvent::Defined {
+                    name: define.name.clone(),
+                    brand: define.brand.clone(),
+                    category: define.category.clone(),
+                    price: define.price,
+                    initial_stock: define.initial_stock.filter(|_| new).unwrap_or(0),
+                };
+                self.change_product(&define.product_id, &event, &cause, now)
+            }
+            Command::RestockProduct(restock) => {
+                self.step_product(&restock.product_id, &cause, now, |product| {
+                    product.restock(restock.quantity)
+                })
+            }
+            Command::RetireProduct(retire) => {
+                self.step_product(&retire.product_id, &cause, now, |_| Ok(ProductEvent::Retired {}))
+            }
+        }
+    }
+
+    fn place(
+        &mut self,
+        command: &PlaceOrder,
+        incoming: &Incoming,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome> {
+        let order_id = command.order_id.context("a placement without an order id")?;
+        if !self.placed.insert(order_id) {
+            let detail = format!("the order {order_id} was placed by another command");
+            return Ok(refused(Reason::AlreadyExists, detail));
+        }
+        let customer = self.customers.get(&command.customer_id);
+        let event = order::place(command, incoming.at, customer, &self.products);
+        let stamp = Stamp { version: 1, at: now, causation: incoming.received.command_id.0 };
+        let order = Order::apply(None, order_id, stamp, &event)?;
+        let mut placed = Placed {
+            order_id,
+            customer_id: command.customer_id.clone(),
+            pieces: BTreeMap::new(),
+            credit: 0,
+        };
+        if let OrderEvent::Validated(placement) = &event {
+            for line in &command.lines {
+                let product = self.products.get_mut(&line.product_id).context("a lost product")?;
+                product.reserve(line.quantity);
+                self.touched_products.insert(line.product_id.clone());
+                self.changed_products.insert(line.product_id.clone());
+                placed.pieces.insert(line.product_id.clone(), line.quantity);
+            }
+            if let PaymentMethod::Account {} = command.payment {
+                placed.credit = placement.total.context("a validated order has a total")?.amount;
+                let customer =
+                    self.customers.get_mut(&command.customer_id).context("a lost customer")?;
+                customer.credit_used += placed.credit;
+                self.touched_customers.insert(command.customer_id.clone());
+                self.changed_customers.insert(command.customer_id.clone());
+            }
+        }
+        let message = Event::order(&event, &order, &incoming.cause())?;
+        self.orders.insert(order_id, Known::Here(Box::new(order)));
+        Ok(Outcome::Events(vec![message], Some(placed)))
+    }
+
+    fn step(
+        &mut self,
+        order_id: OrderId,
+        cause: &Cause,
+        now: DateTime<Utc>,
+        decide: impl FnOnce(&Order) -> Result<OrderEvent, Refusal>,
+    ) -> Result<Outcome> {
+        let order = match self.orders.get_mut(&order_id) {
+            Some(Known::Here(order)) => order,
+            Some(Known::Nowhere) => {
+                let detail = format!("there is no order {order_id}");
+                return Ok(refused(Reason::UnknownOrder, detail));
+            }
+            Some(Known::NotYet) | None => return Ok(Outcome::NotYet),
+        };
+        let event = match decide(order) {
+            Ok(event) => event,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
+        let stamp = Stamp { version: order.version + 1, at: now, causation: cause.causation };
+        **order = Order::apply(Some(order), order_id, stamp, &event)?;
+        Ok(Outcome::Events(vec![Event::order(&event, order, cause)?], None))
+    }
+
+    fn change_customer(
+        &mut self,
+        id: &CustomerId,
+        event: &CustomerEvent,
+        cause: &Cause,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome> {
+        let mut events = Vec::new();
+        if self.touched_customers.remove(id)
+            && let Some(customer) = self.customers.get_mut(id)
+        {
+            events.push(tell_credit(customer, now)?);
+        }
+        let after = Customer::apply(self.customers.get(id), id, event).context("a lost customer")?;
+        events.push(Event::customer(event, &after, now, cause)?);
+        self.customers.insert(id.clone(), after);
+        self.changed_customers.insert(id.clone());
+        Ok(Outcome::Events(events, None))
+    }
+
+    fn step_product(
+        &mut self,
+        id: &ProductId,
+        cause: &Cause,
+        now: DateTime<Utc>,
+        decide: impl FnOnce(&Product) -> Result<ProductEvent, Refusal>,
+    ) -> Result<Outcome> {
+        let Some(product) = self.products.get(id) else {
+            return Ok(refused(Reason::UnknownProduct, format!("there is no product {id}")));
+        };
+        match decide(product) {
+            Ok(event) => self.change_product(id, &event, cause, now),
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        }
+    }
+
+    fn change_product(
+        &mut self,
+        id: &ProductId,
+        event: &ProductEvent,
+        cause: &Cause,
+        now: DateTime<Utc>,
+    ) -> Result<Outcome> {
+        let mut events = Vec::new();
+        if self.touched_products.remove(id)
+            && let Some(product) = self.products.get_mut(id)
+        {
+            events.push(tell_stock(product, now)?);
+        }
+        let after = Product::apply(self.products.get(id), id, event).context("a lost product")?;
+        events.push(Event::product(event, &after, now, cause)?);
+        self.products.insert(id.clone(), after);
+        self.changed_products.insert(id.clone());
+        Ok(Outcome::Events(events, None))
+    }
+
+    /// Another body under a command id that has been decided: its outcome is kept under the id that
+    /// follows from its place in the stream, which its sender got in the publish ack.
+    fn refuse_reused_id(&mut self, incoming: &Incoming, now: DateTime<Utc>) -> Result<Ruling> {
+        let mut own = incoming.clone();
+        own.received.command_id = incoming.received.fallback_id;
+        if own.received.command_id == incoming.received.command_id {
+            anyhow::bail!(
+                "the command id {} is of another message: was the stream made anew?",
+                own.received.command_id
+            );
+        }
+        if self.decided.contains_key(&own.received.command_id) {
+            return Ok(Ruling::Repeated(own.received.command_id));
+        }
+        let detail = format!(
+            "the command id {} was used before, with another body",
+            incoming.received.command_id
+        );
+        let refusal = Refusal::new(Reason::CommandIdReused, detail);
+        self.touching_nothing(&own, None, None, Some(refusal), now)
+    }
+
+    fn touching_nothing(
+        &mut self,
+        incoming: &Incoming,
+        key_id: Option<Uuid>,
+        about: Option<About>,
+        refusal: Option<Refusal>,
+        now: DateTime<Utc>,
+    ) -> Result<Ruling> {
+        let command_id = incoming.received.command_id;
+        let outcome = CommandOutcome { refusal: refusal.clone(), about: about.clone() };
+        let event = Event::command(command_id, &outcome, now, &incoming.cause())?;
+        let own = About { subject: Subject::Command, id: command_id.to_string() };
+        self.decided(incoming, key_id, about.unwrap_or(own), refusal, vec![event], None)
+    }
+
+    fn decided(
+        &mut self,
+        incoming: &Incoming,
+        key_id: Option<Uuid>,
+        about: About,
+        refusal: Option<Refusal>,
+        events: Vec<Event>,
+        placed: Option<Placed>,
+    ) -> Result<Ruling> {
+        let past = Past {
+            command_id: incoming.received.command_id,
+            fingerprint: incoming.received.fingerprint,
+            about,
+            refusal,
+        };
+        self.decided.insert(past.command_id, past.clone());
+        if let Some(key_id) = key_id {
+            self.keys.insert(key_id, past.clone());
+        }
+        Ok(Ruling::Decided(Box::new(Decision { past, key_id, events, placed })))
+    }
+}
+
+/// The event that tells a product's stock, after orders have changed it. It sums up all changes
+/// since the last event, so it has no single cause.
+pub fn tell_stock(product: &mut Product, now: DateTime<Utc>) -> Result<Event> {
+    product.version += 1;
+    let event = ProductEvent::StockChanged { stock: product.stock };
+    Ok(Event::product(&event, product, now, &NO_CAUSE)?)
+}
+
+/// The event that tells a customer's credit in use; as [`tell_stock`].
+pub fn tell_credit(customer: &mut Customer, now: DateTime<Utc>) -> Result<Event> {
+    customer.version += 1;
+    let event = CustomerEvent::CreditChanged { credit_used: customer.credit_used };
+    Ok(Event::customer(&event, customer, now, &NO_CAUSE)?)
+}
+
+const NO_CAUSE: Cause =
+    Cause { causation: Uuid::nil(), correlation: Uuid::nil(), traceparent: None };
+
+enum Outcome {
+    Events(Vec<Event>, Option<Placed>),
+    Refused(Refusal),
+    NotYet,
+}
+
+fn refused(reason: Reason, detail: String) -> Outcome {
+    Outcome::Refused(Refusal { reason, detail })
+}
+
+/// A placement that was rejected is a refusal of its command, too.
+fn refusal_of(event: &Event) -> Result<Option<Refusal>> {
+    if event.subject != Subject::Order || event.kind != "rejected" {
+        return Ok(None);
+    }
+    let order: Order = event.state()?;
+    Ok(order.reason.map(|reason| Refusal { reason, detail: order.detail.unwrap_or_default() }))
+}
+
+fn about(command: &Identified) -> About {
+    let (subject, id) = match &command.command {
+        Command::PlaceOrder(place) => {
+            (Subject::Order, place.order_id.map(|id| id.to_string()).unwrap_or_default())
+        }
+        Command::CancelOrder(step) | Command::RefundOrder(step) => {
+            (Subject::Order, step.order_id.to_string())
+        }
+        Command::ShipOrder(ship) => (Subject::Order, ship.order_id.to_string()),
+        Command::DeliverOrder(deliver) => (Subject::Order, deliver.order_id.to_string()),
+        Command::RegisterCustomer(register) => (
+            Subject::Customer,
+            register.customer_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ),
+        Command::SetCreditLimit(set) => (Subject::Customer, set.customer_id.to_string()),
+        Command::DefineProduct(define) => (Subject::Product, define.product_id.to_string()),
+        Command::RestockProduct(restock) => (Subject::Product, restock.product_id.to_string()),
+        Command::RetireProduct(retire) => (Subject::Product, retire.product_id.to_string()),
+    };
+    About { subject, id }
+}

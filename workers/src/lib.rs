@@ -1,0 +1,128 @@
+//! The workers: validation decides, payment charges, persistence writes the journal, projection
+//! keeps the views. Each is one type that implements [`millrace_shared::consumer::Worker`].
+
+pub mod book;
+pub mod gateway;
+pub mod ledger;
+pub mod payment;
+pub mod persistence;
+pub mod projection;
+pub mod relay;
+pub mod reservations;
+pub mod validation;
+
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
+use millrace_shared::consumer;
+use millrace_shared::log::Log;
+use millrace_shared::topology::Topology;
+use millrace_shared::views::Views;
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The migrations of the `migrations` folder, inside the program.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// A kind of worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Role {
+    /// Decides commands; keeps stock and credit.
+    Validation,
+    /// Charges and refunds.
+    Payment,
+    /// Writes the journal.
+    Persistence,
+    /// Keeps the Redis views.
+    Projection,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 4] =
+        [Self::Validation, Self::Payment, Self::Persistence, Self::Projection];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Validation => "millrace-validation",
+            Self::Payment => "millrace-payment",
+            Self::Persistence => "millrace-persistence",
+            Self::Projection => "millrace-projection",
+        }
+    }
+}
+
+/// What the workers need to know.
+#[derive(Debug, Clone, Args)]
+pub struct WorkerConfig {
+    #[command(flatten)]
+    /// NATS
+    pub nats: NatsConfig,
+    #[command(flatten)]
+    /// PostgreSQL
+    pub postgres: PostgresConfig,
+    #[command(flatten)]
+    /// Redis
+    pub redis: RedisConfig,
+}
+
+/// Runs one replica of a role until the shutdown.
+pub async fn run(role: Role, config: &WorkerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let topology = config.nats.topology()?;
+    let client = config.nats.connect(role.name()).await?;
+    let pool = config.postgres.pool(role.name())?;
+    let events = Log::new(client.clone(), topology.events_stream());
+    match role {
+        Role::Validation => validate(client, pool.clone(), events, topology, shutdown).await?,
+        Role::Payment => {
+            let gateway = Arc::new(gateway::sandbox::Sandbox::new(pool.clone()));
+            let worker = Arc::new(payment::Payment::new(events, topology.clone(), gateway));
+            consumer::run(worker, client, topology, shutdown).await?;
+        }
+        Role::Persistence => {
+            let worker = Arc::new(persistence::Persistence::new(pool.clone()));
+            consumer::run(worker, client, topology, shutdown).await?;
+        }
+        Role::Projection => {
+            let views = Views::new(config.redis.client()?, topology.namespace());
+            let worker = Arc::new(projection::Projection::new(views));
+            consumer::run(worker, client, topology, shutdown).await?;
+        }
+    }
+    pool.close().await;
+    tracing::info!(role = role.name(), "stopped");
+    Ok(())
+}
+
+/// Validation is three loops on one ledger: commands, the ends of reservations, and the relay.
+async fn validate(
+    client: async_nats::Client,
+    pool: PgPool,
+    events: Log,
+    topology: Topology,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let wake = Arc::new(Notify::new());
+    let validation = Arc::new(validation::Validation::new(
+        pool.clone(),
+        events.clone(),
+        topology.clone(),
+        Arc::clone(&wake),
+    ));
+    let reservations = Arc::new(reservations::Reservations::new(pool.clone(), Arc::clone(&wake)));
+    let relay = relay::Relay::new(pool, events, topology.clone(), wake);
+    let mut loops = JoinSet::new();
+    loops.spawn(consumer::run(validation, client.clone(), topology.clone(), shutdown.clone()));
+    loops.spawn(consumer::run(reservations, client, topology, shutdown.clone()));
+    loops.spawn(async move {
+        relay.run(shutdown).await;
+        Ok(())
+    });
+    while let Some(ended) = loops.join_next().await {
+        ended??;
+    }
+    Ok(())
+}

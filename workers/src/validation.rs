@@ -1,0 +1,324 @@
+//! Validation: the only decider about commands. A batch is decided in one PostgreSQL transaction;
+//! then the events are appended to the log; then the commands are acked.
+//!
+//! If the process dies after the commit, the redelivered command finds its decision and appends the
+//! same events. If it dies after the append, the log refuses the second append and shows that the
+//! event is there.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::future::{join_all, try_join_all};
+use millrace_shared::command::Received;
+use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
+use millrace_shared::ids::OrderId;
+use millrace_shared::log::{AppendError, Entry, Log, Stored};
+use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
+use millrace_shared::order::Order;
+use millrace_shared::topology::Topology;
+use sqlx::PgPool;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::book::{Decision, Incoming, Known, Ruling};
+use crate::ledger;
+
+/// How long an append is tried before the command is left for redelivery.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a command is decided anew because its order has gone on meanwhile.
+const ROUNDS: usize = 8;
+/// After so many deliveries a command is no longer kept waiting for a placement before it.
+const WAITING: u64 = 20;
+
+/// The worker on COMMANDS.
+#[derive(Debug)]
+pub struct Validation {
+    pool: PgPool,
+    log: Log,
+    topology: Topology,
+    relay: Arc<Notify>,
+}
+
+/// The events of one order or command that are to be appended, each with its command.
+type Group<'a> = Vec<(&'a Incoming, Event)>;
+
+impl Validation {
+    /// A validation on the ledger in `pool` that appends to `log` (EVENTS) and wakes the relay.
+    pub fn new(pool: PgPool, log: Log, topology: Topology, relay: Arc<Notify>) -> Self {
+        Self { pool, log, topology, relay }
+    }
+
+    /// Decides the batch; returns, for each stream sequence, the events that are to be appended (none
+    /// if they are known to be in the log, or are the relay's), or nothing if it cannot be decided
+    /// yet.
+    async fn decide(
+        &self,
+        batch: &[&Delivery<Incoming>],
+        orders: &HashMap<OrderId, Option<Stored>>,
+    ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
+        let floor = self.floor(orders).await?;
+        let incoming: Vec<&Incoming> = batch.iter().map(|delivery| &delivery.message).collect();
+        let mut tx = self.pool.begin().await?;
+        let mut book = ledger::load(&mut tx, &incoming).await?;
+        let ids: Vec<Uuid> = orders.keys().map(|id| id.0).collect();
+        let placed: BTreeSet<OrderId> =
+            ledger::orders(&mut tx, &ids).await?.into_iter().collect();
+        for delivery in batch {
+            let Some(id) = delivery.message.continues() else { continue };
+            let known = match orders.get(&id).and_then(Option::as_ref) {
+                Some(stored) => Known::Here(stored.event.state::<Order>()?.into()),
+                // Every command before this one is decided: no placement is on its way.
+                None if !placed.contains(&id)
+                    && (floor + 1 >= delivery.sequence || delivery.attempt >= WAITING) =>
+                {
+                    Known::Nowhere
+                }
+                None => Known::NotYet,
+            };
+            book.orders.insert(id, known);
+        }
+        let now = now();
+        let mut outcome = HashMap::new();
+        let mut repeated: Vec<(Uuid, u64)> = Vec::new();
+        let mut decisions: Vec<Decision> = Vec::new();
+        for message in incoming {
+            let events = match book.rule(message, now)? {
+                Ruling::Repeated(command) => {
+                    repeated.push((command.0, message.sequence));
+                    Some(Vec::new())
+                }
+                Ruling::NotYet => None,
+                Ruling::Decided(decision) => {
+                    let events = to_append(&decision.events);
+                    decisions.push(*decision);
+                    Some(events)
+                }
+            };
+            outcome.insert(message.sequence, events);
+        }
+        ledger::store(&mut tx, &book, &decisions, now).await?;
+        tx.commit().await?;
+        if !book.changed_products.is_empty() || !book.changed_customers.is_empty() {
+            self.relay.notify_one();
+        }
+        if !repeated.is_empty() {
+            let commands: Vec<Uuid> = repeated.iter().map(|(command, _)| *command).collect();
+            let mut waiting = ledger::outbox_of(&self.pool, &commands).await?;
+            for (command, sequence) in repeated {
+                outcome.insert(sequence, Some(waiting.remove(&command).unwrap_or_default()));
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// The orders that the batch continues, as the log has them.
+    async fn load_orders(
+        &self,
+        batch: &[&Delivery<Incoming>],
+    ) -> Result<HashMap<OrderId, Option<Stored>>> {
+        let ids: BTreeSet<OrderId> =
+            batch.iter().filter_map(|delivery| delivery.message.continues()).collect();
+        let found = try_join_all(ids.into_iter().map(async |id| {
+            let last = self.log.last(&self.topology.order_history(id)).await?;
+            anyhow::Ok((id, last))
+        }));
+        Ok(found.await?.into_iter().collect())
+    }
+
+    /// Up to which stream sequence all commands are settled; asked only if an order is missing.
+    async fn floor(&self, orders: &HashMap<OrderId, Option<Stored>>) -> Result<u64> {
+        if orders.values().all(Option::is_some) {
+            return Ok(0);
+        }
+        let stream = self.log.other(&self.topology.commands_stream()).await?;
+        let info = stream
+            .consumer_info(Self::NAME)
+            .await
+            .context("the state of validation's consumer cannot be read")?;
+        Ok(info.ack_floor.stream_sequence)
+    }
+
+    /// Appends the events of one order (or of one command that touched nothing).
+    async fn append(&self, mut group: Group<'_>, mut after: u64) -> Result<()> {
+        for _ in 0..ROUNDS {
+            let Some((_, first)) = group.first() else { return Ok(()) };
+            let (subject, id) = (first.subject, first.subject_id.clone());
+            let entries = group
+                .iter()
+                .map(|(_, event)| Entry::event(&self.topology, event, after))
+                .collect::<Result<Vec<_>, _>>()?;
+            match self.log.append(entries, PATIENCE).await {
+                Ok(_) => return Ok(()),
+                Err(AppendError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let history = self.log.history(&self.topology.history(subject, &id)).await?;
+            group.retain(|(_, event)| history.iter().all(|stored| stored.event.id != event.id));
+            let (Some((_, next)), Some(last)) = (group.first(), history.last()) else { continue };
+            if next.version == last.event.version + 1 {
+                after = last.sequence;
+            } else if subject == Subject::Order && next.version > 1 {
+                (group, after) = (self.decide_again(group, last).await?, last.sequence);
+                let refused;
+                (group, refused) =
+                    group.into_iter().partition(|(_, event)| event.subject == Subject::Order);
+                // A step that is no longer allowed has become a refused command.
+                for single in refused {
+                    Box::pin(self.append(vec![single], 0)).await?;
+                }
+            } else {
+                bail!(
+                    "the log has another event {} {} of {subject} {id} than the ledger: the \
+                     ledger's is {}",
+                    last.event.version,
+                    last.event.kind,
+                    next.kind
+                );
+            }
+        }
+        // Others keep being faster; the redelivery goes on.
+        Err(AppendError::Conflict.into())
+    }
+
+    /// The log has refused these events because the order has gone on: decides their commands
+    /// again, on the order as it now is.
+    async fn decide_again<'a>(&self, group: Group<'a>, last: &Stored) -> Result<Group<'a>> {
+        let order: Order = last.event.state()?;
+        let messages: Vec<&Incoming> = group.iter().map(|(incoming, _)| *incoming).collect();
+        let now = now();
+        let mut again: Group<'a> = Vec::new();
+        let mut decisions = Vec::new();
+        let mut tx = self.pool.begin().await?;
+        for (incoming, attempted) in &group {
+            let id = incoming.received.command_id;
+            if let Some(events) = ledger::withdraw(&mut tx, id, attempted).await? {
+                again.extend(events.into_iter().map(|event| (*incoming, event)));
+            }
+        }
+        let mut book = ledger::load(&mut tx, &messages).await?;
+        book.orders.insert(order.order_id, Known::Here(order.into()));
+        for incoming in messages {
+            if let Ruling::Decided(decision) = book.rule(incoming, now)? {
+                again.extend(decision.events.iter().map(|event| (incoming, event.clone())));
+                decisions.push(*decision);
+            }
+        }
+        ledger::store(&mut tx, &book, &decisions, now).await?;
+        tx.commit().await?;
+        Ok(again)
+    }
+
+    async fn work(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<u64, Verdict>> {
+        let orders = self.load_orders(batch).await?;
+        let mut decided = self.decide(batch, &orders).await?;
+        let mut verdicts = HashMap::new();
+        let mut groups: BTreeMap<(Subject, String), Group<'_>> = BTreeMap::new();
+        for delivery in batch {
+            let verdict = match decided.remove(&delivery.sequence).flatten() {
+                None => Verdict::Later("the order is not in the log yet".to_owned()),
+                Some(events) => {
+                    for event in events {
+                        let subject = (event.subject, event.subject_id.clone());
+                        groups.entry(subject).or_default().push((&delivery.message, event));
+                    }
+                    Verdict::Done
+                }
+            };
+            verdicts.insert(delivery.sequence, verdict);
+        }
+        let appends = groups.into_iter().map(async |((subject, id), mut group)| {
+            // A command that came twice in this batch has its event here once.
+            group.sort_by_key(|(_, event)| event.version);
+            group.dedup_by_key(|(_, event)| event.id);
+            let causes: Vec<(u64, Uuid)> = group
+                .iter()
+                .map(|(incoming, event)| (incoming.sequence, event.causation))
+                .collect();
+            let order = (subject == Subject::Order).then(|| id.parse().ok()).flatten();
+            let after = order
+                .and_then(|id: OrderId| orders.get(&id)?.as_ref())
+                .map_or(0, |stored| stored.sequence);
+            (causes, self.append(group, after).await)
+        });
+        let mut finished = Vec::new();
+        for (causes, result) in join_all(appends).await {
+            match result {
+                Ok(()) => finished.extend(causes.iter().map(|(_, command)| *command)),
+                Err(error) => {
+                    let verdict = Verdict::of(&error);
+                    verdicts.extend(causes.into_iter().map(|(at, _)| (at, verdict.clone())));
+                }
+            }
+        }
+        if let Err(error) = ledger::clear_outbox(&self.pool, &finished).await {
+            // The relay finds and clears them.
+            tracing::debug!("published events stay in the outbox: {error:#}");
+        }
+        Ok(verdicts)
+    }
+}
+
+/// The events that validation appends itself; those of products and customers are the relay's.
+fn to_append(events: &[Event]) -> Vec<Event> {
+    let own = |event: &&Event| matches!(event.subject, Subject::Order | Subject::Command);
+    events.iter().filter(own).cloned().collect()
+}
+
+impl Worker for Validation {
+    type Message = Incoming;
+    const NAME: &'static str = "validation";
+    const BATCH: usize = 256;
+    const BATCHES: usize = 2;
+
+    fn stream(&self, topology: &Topology) -> String {
+        topology.commands_stream()
+    }
+
+    fn subjects(&self, topology: &Topology) -> Vec<String> {
+        vec![topology.all_commands()]
+    }
+
+    fn decode(&self, raw: &Raw<'_>) -> Result<Incoming, String> {
+        let kind = self.topology.command_kind(raw.subject);
+        let stream = self.topology.commands_stream();
+        Ok(Incoming {
+            received: Received::read(
+                kind,
+                raw.payload,
+                |name| raw.header(name),
+                (&stream, raw.sequence),
+            ),
+            at: raw.at,
+            sequence: raw.sequence,
+            traceparent: raw
+                .header(TRACEPARENT)
+                .filter(|text| is_traceparent(text))
+                .map(str::to_owned),
+        })
+    }
+
+    async fn handle(&self, batch: &[Delivery<Incoming>]) -> Vec<Verdict> {
+        let mut sorted: Vec<&Delivery<Incoming>> = batch.iter().collect();
+        sorted.sort_by_key(|delivery| delivery.sequence);
+        match self.work(&sorted).await {
+            Ok(verdicts) => batch
+                .iter()
+                .map(|delivery| {
+                    let received = &delivery.message.received;
+                    match verdicts.get(&delivery.sequence) {
+                        // Its refusal is recorded; the bytes are kept for the operator.
+                        Some(Verdict::Done) if received.garbage => match &received.command {
+                            Err(malformed) => Verdict::Park(malformed.to_string()),
+                            Ok(_) => Verdict::Done,
+                        },
+                        Some(verdict) => verdict.clone(),
+                        None => Verdict::Failed("no decision was made".to_owned()),
+                    }
+                })
+                .collect(),
+            Err(error) => vec![Verdict::of(&error); batch.len()],
+        }
+    }
+}
