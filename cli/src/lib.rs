@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
         result
     });
     match result {
-        Ok(code) => code,
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the program's last words")]
             {
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn run(action: Action) -> Result<ExitCode> {
+async fn run(action: Action) -> Result<()> {
     match action {
         Action::Up(args) => up::run(args, until_signal()?).await?,
         Action::Api(config) => millrace_api::run(config, until_signal()?).await?,
@@ -90,9 +90,9 @@ async fn run(action: Action) -> Result<ExitCode> {
         }
         Action::Migrate(config) => migrate(&config).await?,
         Action::Topology { nats, streams } => topology(&nats, &streams).await?,
-        Action::Replay(args) => return replay::run(args).await,
+        Action::Replay(args) => replay::run(args).await?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Runs one replica of each role until the shutdown; if one fails, all stop.

@@ -96,7 +96,7 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
     let work = crate::workers(&Role::ALL, &config, shutdown.clone());
     let greet = async {
         if !args.no_sample {
-            load_sample(&args.data_dir, &config.nats).await?;
+            load_sample(&config.nats).await?;
         }
         say(&explain(args, &addresses, http))
     };
@@ -171,15 +171,10 @@ async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
     }
 }
 
-/// Loads the sample catalogue once for a data folder.
-async fn load_sample(data_dir: &Path, nats: &NatsConfig) -> Result<()> {
-    let mark = data_dir.join(format!("sample-{}", nats.namespace));
-    if mark.exists() {
-        return Ok(());
-    }
+async fn load_sample(nats: &NatsConfig) -> Result<()> {
     let client = nats.connect("millrace-sample").await?;
-    sample::load(&client, &nats.namespace).await.context("the sample catalogue was not loaded")?;
-    std::fs::write(&mark, "The sample catalogue has been loaded.\n")?;
+    let jetstream = async_nats::jetstream::new(client);
+    sample::load(&jetstream, &nats.topology()?, sample::SEED).await?;
     Ok(())
 }
 
@@ -221,10 +216,7 @@ fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> St
     let env = args.data_dir.join("env");
     let env = env.display();
     let ns = &args.namespace;
-    let order = r#"{"customerId":"CUSTOMER","lines":[{"productId":"PRODUCT","quantity":2}],"payment":{"method":"card","token":"tok_ok"}}"#;
-    let order = order
-        .replace("CUSTOMER", sample::FIRST_CUSTOMER)
-        .replace("PRODUCT", sample::FIRST_PRODUCT);
+    let order = first_order();
     let mut text = String::from("\nMillrace is up.\n");
     if let Some(http) = http {
         text += &format!(
@@ -247,6 +239,18 @@ fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> St
         args.data_dir.display()
     );
     text
+}
+
+/// An order that the sample catalogue can fill.
+fn first_order() -> String {
+    let product = sample::products(sample::SEED, 1).pop().map(|product| product.product_id);
+    let customer = sample::customers(sample::SEED, 1).pop().and_then(|c| c.customer_id);
+    serde_json::json!({
+        "customerId": customer,
+        "lines": [{ "productId": product, "quantity": 2 }],
+        "payment": { "method": "card", "token": "tok_ok" },
+    })
+    .to_string()
 }
 
 fn say(text: &str) -> Result<()> {

@@ -53,7 +53,7 @@ pub struct RequestedLine {
 
 /// How an order is paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "method", rename_all = "snake_case", try_from = "PaymentFields")]
 pub enum PaymentMethod {
     /// By a card, known to the gateway under a token.
     Card {
@@ -62,6 +62,31 @@ pub enum PaymentMethod {
     },
     /// On account, within the customer's credit limit.
     Account {},
+}
+
+/// A payment's fields before they are known to fit together. Read this way and not as a tagged
+/// enum, because serde then no longer tells in which field an error is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PaymentFields {
+    method: PaymentKind,
+    token: Option<String>,
+}
+
+impl TryFrom<PaymentFields> for PaymentMethod {
+    type Error = &'static str;
+
+    fn try_from(fields: PaymentFields) -> Result<Self, &'static str> {
+        match (fields.method, fields.token) {
+            (PaymentKind::Card, Some(token)) => Ok(Self::Card { token }),
+            (PaymentKind::Account, None) => Ok(Self::Account {}),
+            // The beginnings are those that `typed` knows.
+            (PaymentKind::Card, None) => Err("missing field `token`"),
+            (PaymentKind::Account, Some(_)) => {
+                Err("superfluous field `token`: a payment by account has none")
+            }
+        }
+    }
 }
 
 impl PaymentMethod {
@@ -225,10 +250,24 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// An error of one field.
-    pub fn new(field: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
-        Self { field: field.into(), code: code.to_owned(), detail: detail.into() }
+    /// An error of one field. Field and detail may quote what the client sent: they are cut, and
+    /// control characters replaced (PostgreSQL's text, for one, cannot hold a NUL).
+    pub fn new(field: impl AsRef<str>, code: &str, detail: impl AsRef<str>) -> Self {
+        Self {
+            field: printable(field.as_ref(), 100),
+            code: code.to_owned(),
+            detail: printable(detail.as_ref(), 300),
+        }
     }
+}
+
+fn printable(text: &str, most: usize) -> String {
+    let plain = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut printable: String = text.chars().take(most).map(plain).collect();
+    if text.chars().nth(most).is_some() {
+        printable.push('…');
+    }
+    printable
 }
 
 /// Everything that is wrong with a command; never empty.
@@ -331,29 +370,49 @@ impl Command {
 }
 
 fn typed<T: DeserializeOwned>(body: Map<String, Value>) -> Result<T, Malformed> {
+    for (name, value) in &body {
+        check_lists(name, value)?;
+    }
     serde_path_to_error::deserialize(Value::Object(body)).map_err(|error| {
-        let (mut path, inner) = (error.path().to_string(), error.into_inner().to_string());
-        // serde names an unknown or missing field in its sentence, not in the path.
-        let named = |start: &str| inner.strip_prefix(start)?.split('`').next().map(str::to_owned);
-        let (name, code) = if let Some(name) = named("unknown field `") {
-            (Some(name), "unknown_field")
+        let (path, inner) = (error.path().to_string(), error.into_inner().to_string());
+        let named = |start: &str| inner.strip_prefix(start)?.split('`').next();
+        // The path ends with the name of an unknown field; the name of one that is missing, or that
+        // another field forbids, stands in the sentence only.
+        let (code, name) = if inner.starts_with("unknown field `") {
+            ("unknown_field", None)
+        } else if let Some(name) = named("superfluous field `") {
+            ("unknown_field", Some(name))
         } else if let Some(name) = named("missing field `") {
-            (Some(name), "missing")
+            ("missing", Some(name))
         } else {
-            (None, "invalid")
+            ("invalid", None)
         };
-        if let Some(name) = name {
-            // For an unknown field the path already ends with the field's name.
-            if path == "." {
-                path = name;
-            } else if path != name && !path.ends_with(&format!(".{name}")) {
-                path = format!("{path}.{name}");
-            }
-        } else if path == "." {
-            "body".clone_into(&mut path);
-        }
-        FieldError::new(path, code, inner).into()
+        let field = match (path.as_str(), name) {
+            (".", Some(name)) => name.to_owned(),
+            (_, Some(name)) => format!("{path}.{name}"),
+            ("" | ".", None) => "body".to_owned(),
+            (_, None) => path,
+        };
+        FieldError::new(field, code, inner).into()
     })
+}
+
+/// The only list in a command is `lines`, of objects. Serde would read a list as an object too, its
+/// fields in their order.
+fn check_lists(path: &str, value: &Value) -> Result<(), FieldError> {
+    match value {
+        Value::Array(lines) if path == "lines" => {
+            for (index, line) in lines.iter().enumerate() {
+                check_lists(&format!("lines[{index}]"), line)?;
+            }
+            Ok(())
+        }
+        Value::Array(_) => Err(FieldError::new(path, "invalid", "must not be a list")),
+        Value::Object(fields) => fields
+            .iter()
+            .try_for_each(|(name, value)| check_lists(&format!("{path}.{name}"), value)),
+        _ => Ok(()),
+    }
 }
 
 fn check_placement(order: &PlaceOrder, errors: &mut Vec<FieldError>) {
@@ -572,14 +631,13 @@ fn take_ids<'h>(
         }
         Ok(in_body.or(in_header))
     };
-    let id = take("commandId", COMMAND_ID_HEADER)?;
-    let key = take("idempotencyKey", KEY_HEADER)?;
-    if let Some(id) = id {
+    // The id first: the outcome is kept under it, whatever else is wrong.
+    if let Some(id) = take("commandId", COMMAND_ID_HEADER)? {
         let id =
             id.parse().map_err(|_| FieldError::new("commandId", "invalid", "must be a UUID"))?;
         given.command_id = Some(id);
     }
-    if let Some(key) = key {
+    if let Some(key) = take("idempotencyKey", KEY_HEADER)? {
         check_key(&key)?;
         given.key = Some(key);
     }

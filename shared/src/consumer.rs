@@ -29,7 +29,7 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How often unfinished work is reported, so that the server goes on waiting.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// The most time that one batch may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// How long running batches may go on after the shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(15);
 /// Deliveries after which a message that keeps failing is parked.
@@ -407,7 +407,9 @@ impl Settler {
         for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
             // The original's instructions to the server are not for PARKED.
             if !name.to_string().starts_with("Nats-") {
-                values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+                for value in values {
+                    headers.append(name.clone(), value.clone());
+                }
             }
         }
         let sequence = info.stream_sequence.to_string();

@@ -200,11 +200,35 @@ mod tests {
     #[test]
     fn derived_ids_are_frozen() {
         // These values are in other people's databases: a change of the derivation is a defect.
+        // They were computed by another program (UUID version 5 in Python).
         let customer: CustomerId = "ALFKI".parse().unwrap();
-        assert_eq!(OrderId::from_key(&customer, "cart-1"), OrderId::from_key(&customer, "cart-1"));
-        assert_ne!(OrderId::from_key(&customer, "cart-1"), OrderId::from_key(&customer, "cart-2"));
-        assert_eq!(CommandId::from_sequence("millrace_COMMANDS", 1).to_string(), "FROZEN_COMMAND");
-        assert_eq!(OrderId::from_key(&customer, "cart-1").to_string(), "FROZEN_ORDER");
+        let (stream, scope) = ("millrace_COMMANDS", "order.place ALFKI");
+        let body = fingerprint("order.place", b"{}");
+        let ids = [
+            (CommandId::from_sequence(stream, 1).0, "961c713b-1a0f-5210-a207-a6fecf2a6a7e"),
+            (OrderId::from_sequence(stream, 1).0, "1f814e11-58a2-5a82-83ad-52f2c2783bb6"),
+            (OrderId::from_key(&customer, "cart-1").0, "458e6af9-7128-5dda-b6dc-8d9a342352d4"),
+            (key_id(scope, "cart-1"), "9c0ed8f2-d7a8-5b14-bf9b-d9e369b64468"),
+            (body, "6cd743da-73f4-5d1e-a424-08c358aa4237"),
+            (CommandId::from_key(scope, "cart-1", body).0, "9d135599-5b12-5a57-bf05-b45cc0b5452d"),
+            (EventId::derive("order/1", 1, body).0, "2fa5ae4b-8324-5b1b-adee-db3c20cb22cf"),
+        ];
+        for (id, frozen) in ids {
+            assert_eq!(id.to_string(), frozen);
+        }
+    }
+
+    #[test]
+    fn another_input_gives_another_id() {
+        let customer: CustomerId = "ALFKI".parse().unwrap();
+        let order = |key: &str| OrderId::from_key(&customer, key);
+        assert_eq!(order("cart-1"), order("cart-1"));
+        assert_ne!(order("cart-1"), order("cart-2"));
+        let (a, b) = (fingerprint("order.place", b"a"), fingerprint("order.place", b"b"));
+        assert_ne!(CommandId::from_key("s", "k", a), CommandId::from_key("s", "k", b));
+        assert_ne!(CommandId::from_sequence("S", 1), CommandId::from_sequence("S", 2));
+        assert_ne!(CommandId::from_sequence("S", 1).0, OrderId::from_sequence("S", 1).0);
+        assert_ne!(EventId::derive("order/1", 1, a), EventId::derive("order/1", 1, b));
     }
 
     #[test]

@@ -19,3 +19,6 @@ pub mod reason;
 pub mod telemetry;
 pub mod topology;
 pub mod views;
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use crate::customer::{Customer, CustomerEvent};
 use crate::ids::{CommandId, CustomerId, EventId, OrderId, ProductId};
 use crate::order::{Order, OrderEvent, Stamp};
 use crate::product::{Product, ProductEvent};
-use crate::reason::Refusal;
+use crate::reason::{Reason, Refusal};
 
 /// The schema version of every event that is written.
 pub const SCHEMA: u32 = 1;
@@ -109,7 +109,7 @@ pub struct Cause {
 
 /// What became of a command that touched no order, customer or product.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", from = "OutcomeFields")]
 pub struct CommandOutcome {
     /// Why it was refused; absent if it was accepted as a repetition of another command.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -117,6 +117,23 @@ pub struct CommandOutcome {
     /// The subject it was about, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
+}
+
+/// An outcome as it is read. With a flattened option instead, a reason that this program does not
+/// know would pass for no reason: for an acceptance.
+#[derive(Deserialize)]
+struct OutcomeFields {
+    reason: Option<Reason>,
+    #[serde(default)]
+    detail: String,
+    about: Option<About>,
+}
+
+impl From<OutcomeFields> for CommandOutcome {
+    fn from(fields: OutcomeFields) -> Self {
+        let refusal = fields.reason.map(|reason| Refusal::new(reason, fields.detail));
+        Self { refusal, about: fields.about }
+    }
 }
 
 /// What a command was about.
@@ -137,8 +154,17 @@ pub fn now() -> DateTime<Utc> {
 impl Event {
     /// Reads an event of any schema version up to [`SCHEMA`].
     pub fn decode(bytes: &[u8]) -> Result<Self, EventError> {
-        let event: Self = serde_json::from_slice(bytes)?;
-        if event.schema > SCHEMA { Err(EventError::Newer(event.schema)) } else { Ok(event) }
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let read: Result<Self, _> = serde_json::from_slice(bytes);
+        // A newer envelope may look different: its version is still to be told.
+        let schema = match &read {
+            Ok(event) => event.schema,
+            Err(_) => serde_json::from_slice(bytes).map_or(0, |Version { schema }| schema),
+        };
+        if schema > SCHEMA { Err(EventError::Newer(schema)) } else { Ok(read?) }
     }
 
     /// The event as bytes for the log.
@@ -206,11 +232,14 @@ impl Event {
         at: DateTime<Utc>,
         cause: &Cause,
     ) -> Result<Self, EventError> {
-        let kind = if outcome.refusal.is_some() { "rejected" } else { "accepted" };
-        let subject = (Subject::Command, command.to_string());
         // The same type and content wrapper as the other events', so that `data_of` serves all.
-        let wrapped = serde_json::json!({ "data": outcome });
-        Self::new(subject, kind, (1, at), cause, &wrapped, outcome)
+        #[derive(Serialize)]
+        struct Wrapped<'a> {
+            data: &'a CommandOutcome,
+        }
+        let subject = (Subject::Command, command.to_string());
+        let kind = if outcome.refusal.is_some() { "rejected" } else { "accepted" };
+        Self::new(subject, kind, (1, at), cause, &Wrapped { data: outcome }, outcome)
     }
 
     /// What happened to an order.

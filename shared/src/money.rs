@@ -3,7 +3,7 @@
 use std::fmt;
 
 pub use iso_currency::Currency;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// The largest amount that is taken from outside, in minor units. Sums of many such amounts
 /// stay far inside `i64` and inside what JSON readers hold exactly (2^53).
@@ -16,7 +16,15 @@ pub struct Money {
     /// Minor units of the currency: 1234 USD is 12.34 dollars.
     pub amount: i64,
     /// ISO 4217 code.
+    #[serde(deserialize_with = "currency")]
     pub currency: Currency,
+}
+
+fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Currency, D::Error> {
+    let code = String::deserialize(deserializer)?;
+    // Serde's own message would list all codes there are.
+    Currency::from_code(&code)
+        .ok_or_else(|| de::Error::custom("must be an ISO 4217 code, such as USD"))
 }
 
 /// Why two amounts cannot be added.

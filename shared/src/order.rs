@@ -197,6 +197,28 @@ pub enum PaymentStatus {
     Refunded,
 }
 
+impl PaymentKind {
+    /// The method as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Card => "card",
+            Self::Account => "account",
+        }
+    }
+}
+
+impl PaymentStatus {
+    /// The status as it stands in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Captured => "captured",
+            Self::Declined => "declined",
+            Self::Refunded => "refunded",
+        }
+    }
+}
+
 /// The payment of an order. The card token is not part of it: it stays in the first event's data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

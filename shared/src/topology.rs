@@ -129,7 +129,7 @@ impl Topology {
             storage: stream::StorageType::File,
             num_replicas: usize::from(options.stream_replicas),
             max_bytes: options.stream_max_bytes.unwrap_or(-1),
-            duplicate_window: Duration::from_secs(120),
+            duplicate_window: Duration::from_mins(2),
             allow_atomic_publish: true,
             allow_direct: true,
             ..stream::Config::default()

@@ -177,29 +177,33 @@ impl Views {
 
     /// Writes the views of a batch of events, in one round trip, then tells the changes. Events may
     /// come twice and in any order: a view never goes back to an older version.
-    pub async fn apply(&self, events: &[Event]) -> Result<(), ViewError> {
-        match self.write(events).await {
+    pub async fn apply<'a>(
+        &self,
+        events: impl Iterator<Item = &'a Event> + Clone + Send,
+    ) -> Result<(), ViewError> {
+        match self.write(events.clone()).await {
             Err(ViewError::Redis(error)) if error.details().starts_with("NOSCRIPT") => {
                 // Redis was restarted, or is new. Writing again is harmless.
                 self.redis.script_load::<(), _>(PUT).await?;
-                self.write(events).await?;
+                self.write(events.clone()).await?;
             }
             result => result?,
         }
-        let mut changes = String::new();
+        let mut changes = Vec::new();
         for event in events {
-            changes
-                .push_str(&format!("{}/{} {}\n", event.subject, event.subject_id, event.version));
-            if let Some(command) = event.answers() {
-                changes.push_str(&format!("command/{command} 1\n"));
-            }
+            changes.push(format!("{}/{} {}", event.subject, event.subject_id, event.version));
+            changes.extend(event.answers().map(|command| format!("command/{command} 1")));
         }
+        let changes = changes.join("\n");
         Ok(self.redis.publish::<(), _, _>(self.changes_channel(), changes).await?)
     }
 
-    async fn write(&self, events: &[Event]) -> Result<(), ViewError> {
+    async fn write<'a>(
+        &self,
+        events: impl Iterator<Item = &'a Event> + Send,
+    ) -> Result<(), ViewError> {
         // The commands share one connection and go out together: a pipeline.
-        try_join_all(events.iter().map(|event| self.write_one(event))).await?;
+        try_join_all(events.map(|event| self.write_one(event))).await?;
         Ok(())
     }
 
@@ -486,4 +490,83 @@ fn split(key: &str, text: &str) -> Result<Document, ViewError> {
 fn parse_position(cursor: &str) -> Option<(i64, String)> {
     let (score, id) = cursor.split_once('_')?;
     Some((score.parse().ok()?, id.to_owned()))
+}
+
+impl Views {
+    /// Whether there is a connection to Redis now. Ask first where waiting for one is worse than
+    /// doing without.
+    pub fn is_connected(&self) -> bool {
+        self.redis.is_connected()
+    }
+
+    /// Whether a text can be a cursor of [`Views::customer_orders`].
+    pub fn is_orders_cursor(text: &str) -> bool {
+        parse_position(text).is_some_and(|(_, id)| id.parse::<OrderId>().is_ok())
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) -> Result<(), ViewError> {
+        Ok(self.redis.quit().await?)
+    }
+}
+
+/// What is told about changes of the views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Lines of `SUBJECT/ID VERSION`.
+    Views(&'a str),
+    /// Changes may have been missed.
+    Missed,
+}
+
+/// How often the subscription to the changes is made anew: harmless, and it shows that the
+/// connection lives.
+const SUBSCRIBE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Tells the changes of the views below `namespace`, as they happen, until the `stop`.
+pub async fn watch_changes(
+    config: &crate::config::RedisConfig,
+    namespace: &str,
+    stop: &tokio_util::sync::CancellationToken,
+    mut told: impl FnMut(Change<'_>),
+) -> anyhow::Result<()> {
+    use fred::interfaces::EventInterface as _;
+
+    let mut builder = config.builder()?;
+    // Messages that wait while a subscription is made.
+    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = 4096);
+    let client = builder.build_subscriber_client()?;
+    let channel = format!("{namespace}:changes");
+    let (mut messages, mut connections) = (client.message_rx(), client.reconnect_rx());
+    // The task ends with the client's `quit`; until then it reconnects.
+    drop(client.connect());
+    let mut again = tokio::time::interval(SUBSCRIBE_EVERY);
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let connected = tokio::select! {
+            message = messages.recv() => {
+                match message.as_ref().map(|message| message.value.as_bytes()) {
+                    Ok(Some(bytes)) => told(Change::Views(&String::from_utf8_lossy(bytes))),
+                    Ok(None) => {}
+                    Err(_) => told(Change::Missed),
+                }
+                continue;
+            }
+            _ = connections.recv() => true,
+            _ = again.tick() => false,
+            () = stop.cancelled() => break,
+        };
+        if !client.is_connected() {
+            continue;
+        }
+        if let Err(error) = client.subscribe(channel.as_str()).await {
+            tracing::warn!(%error, "the changes of the views cannot be subscribed to");
+        }
+        if connected {
+            told(Change::Missed);
+        }
+    }
+    // Whoever stops does not care how the connection ends.
+    client.quit().await.ok();
+    Ok(())
 }

@@ -163,7 +163,7 @@ impl Book {
         match self.carry_out(command, incoming, now)? {
             Outcome::Events(events, placed) => {
                 let refusal = events.last().map(refusal_of).transpose()?.flatten();
-                self.decided(incoming, command.key_id, about(command), refusal, events, placed)
+                Ok(self.decided(incoming, command.key_id, about(command), refusal, events, placed))
             }
             Outcome::Refused(refusal) => self.touching_nothing(
                 incoming,
@@ -188,8 +188,9 @@ impl Book {
             Command::CancelOrder(step) => self.step(step.order_id, &cause, now, |order| {
                 order::cancel(order, step.reason.as_deref())
             }),
-            Command::ShipOrder(ship) => self
-                .step(ship.order_id, &cause, now, |order| order::ship(order, &ship.shipment())),
+            Command::ShipOrder(ship) => {
+                self.step(ship.order_id, &cause, now, |order| order::ship(order, &ship.shipment()))
+            }
             Command::DeliverOrder(deliver) => {
                 self.step(deliver.order_id, &cause, now, order::deliver)
             }
@@ -320,7 +321,8 @@ impl Book {
         {
             events.push(tell_credit(customer, now)?);
         }
-        let after = Customer::apply(self.customers.get(id), id, event).context("a lost customer")?;
+        let after =
+            Customer::apply(self.customers.get(id), id, event).context("a lost customer")?;
         events.push(Event::customer(event, &after, now, cause)?);
         self.customers.insert(id.clone(), after);
         self.changed_customers.insert(id.clone());
@@ -397,7 +399,7 @@ impl Book {
         let outcome = CommandOutcome { refusal: refusal.clone(), about: about.clone() };
         let event = Event::command(command_id, &outcome, now, &incoming.cause())?;
         let own = About { subject: Subject::Command, id: command_id.to_string() };
-        self.decided(incoming, key_id, about.unwrap_or(own), refusal, vec![event], None)
+        Ok(self.decided(incoming, key_id, about.unwrap_or(own), refusal, vec![event], None))
     }
 
     fn decided(
@@ -408,7 +410,7 @@ impl Book {
         refusal: Option<Refusal>,
         events: Vec<Event>,
         placed: Option<Placed>,
-    ) -> Result<Ruling> {
+    ) -> Ruling {
         let past = Past {
             command_id: incoming.received.command_id,
             fingerprint: incoming.received.fingerprint,
@@ -419,7 +421,7 @@ impl Book {
         if let Some(key_id) = key_id {
             self.keys.insert(key_id, past.clone());
         }
-        Ok(Ruling::Decided(Box::new(Decision { past, key_id, events, placed })))
+        Ruling::Decided(Box::new(Decision { past, key_id, events, placed }))
     }
 }
 

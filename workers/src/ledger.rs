@@ -80,10 +80,7 @@ pub async fn load(tx: &mut PgConnection, batch: &[&Incoming]) -> Result<Book> {
 }
 
 /// Locks products, in the order of their ids, and tells which have changes that no event has told.
-pub async fn lock_products(
-    tx: &mut PgConnection,
-    ids: &[String],
-) -> Result<Vec<(Product, bool)>> {
+pub async fn lock_products(tx: &mut PgConnection, ids: &[String]) -> Result<Vec<(Product, bool)>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -304,10 +301,7 @@ async fn store_customers(tx: &mut PgConnection, book: &Book) -> Result<()> {
     .bind(changed.iter().map(|c| c.credit_used).collect::<Vec<_>>())
     .bind(changed.iter().map(|c| signed(c.version)).collect::<Vec<_>>())
     .bind(
-        changed
-            .iter()
-            .map(|c| book.touched_customers.contains(&c.customer_id))
-            .collect::<Vec<_>>(),
+        changed.iter().map(|c| book.touched_customers.contains(&c.customer_id)).collect::<Vec<_>>(),
     )
     .execute(tx)
     .await?;

@@ -70,7 +70,11 @@ pub struct WorkerConfig {
 }
 
 /// Runs one replica of a role until the shutdown.
-pub async fn run(role: Role, config: &WorkerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(
+    role: Role,
+    config: &WorkerConfig,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let topology = config.nats.topology()?;
     let client = config.nats.connect(role.name()).await?;
     let pool = config.postgres.pool(role.name())?;

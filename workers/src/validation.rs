@@ -63,8 +63,7 @@ impl Validation {
         let mut tx = self.pool.begin().await?;
         let mut book = ledger::load(&mut tx, &incoming).await?;
         let ids: Vec<Uuid> = orders.keys().map(|id| id.0).collect();
-        let placed: BTreeSet<OrderId> =
-            ledger::orders(&mut tx, &ids).await?.into_iter().collect();
+        let placed: BTreeSet<OrderId> = ledger::orders(&mut tx, &ids).await?.into_iter().collect();
         for delivery in batch {
             let Some(id) = delivery.message.continues() else { continue };
             let known = match orders.get(&id).and_then(Option::as_ref) {

@@ -58,11 +58,13 @@ pub fn parse_column(text: &str) -> Result<ColumnName, String> {
         Some((file, column)) => (Some(file), column),
         None => (None, name),
     };
-    let known: Vec<&str> = FILES
+    let mut known: Vec<&str> = FILES
         .iter()
         .filter(|(name, _)| file.is_none_or(|file| file == *name))
         .flat_map(|(_, columns)| columns.iter().copied())
         .collect();
+    known.sort_unstable();
+    known.dedup();
     if known.is_empty() {
         return Err("the part before the dot must be products, customers, orders or lines".into());
     }

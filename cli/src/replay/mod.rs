@@ -47,7 +47,7 @@ pub struct ReplayArgs {
     #[arg(long, value_enum, default_value_t = Via::Http)]
     pub via: Via,
     /// Address of the HTTP API, `http://HOST:PORT`
-    #[arg(long, value_name = "URL", required_if_eq("via", "http"))]
+    #[arg(long, value_name = "URL")]
     pub target: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the text would become part of the help")]

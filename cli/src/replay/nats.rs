@@ -164,7 +164,9 @@ async fn follow(log: &Stream<()>, topology: &Topology) -> anyhow::Result<Ordered
         filter_subject: topology.all_events(),
         ..OrderedConfig::default()
     };
-    let consumer = log.create_consumer(config).await.context("the log cannot be followed")?;
+    let consumer = log.create_consumer(config).await.context(
+        "the stream of events cannot be followed: is NATS there, and is the system set up on it?",
+    )?;
     Ok(consumer.messages().await?)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use futures_util::stream::{self, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use millrace_shared::command::{
@@ -15,8 +15,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, interval};
 
 use super::files::{Shop, ShopOrder, ShopProduct};
-use super::summary::{Outcome, SetUp, Summary};
-use super::target::{Request, Settled, Target};
+use super::summary::{NO_OUTCOME, Outcome, SetUp, Summary};
+use super::target::{Fit, Request, Settled, Target};
 
 /// Products and customers under way at once.
 const SET_UP_CONCURRENCY: usize = 32;
@@ -74,9 +74,13 @@ struct LineView {
 }
 
 impl OrderView {
-    /// Whether it is paid, or has ended otherwise.
-    fn is_settled(&self) -> bool {
-        !matches!(self.status.as_str(), "pending" | "validated")
+    /// Whether this command's order is paid, or has ended otherwise.
+    fn fit(&self, command: CommandId) -> Fit {
+        match self.command_id {
+            Some(other) if other != command => Fit::Other,
+            Some(_) if !matches!(self.status.as_str(), "pending" | "validated") => Fit::Reached,
+            _ => Fit::NotYet,
+        }
     }
 }
 
@@ -174,7 +178,8 @@ async fn reach<T: serde::de::DeserializeOwned>(
     reached: impl Fn(&T) -> bool,
 ) -> anyhow::Result<T> {
     let what = || format!("{} of {} {}", request.command.kind(), subject.0, subject.1);
-    match target.settle(request, subject, deadline, reached).await.with_context(what)? {
+    let fit = |now: &T| if reached(now) { Fit::Reached } else { Fit::NotYet };
+    match target.settle(request, subject, deadline, fit).await.with_context(what)? {
         Settled::Reached(state) => Ok(state),
         Settled::Refused(why) => bail!("{} is refused: {}: {}", what(), why.reason, why.detail),
         Settled::Open => bail!(
@@ -184,6 +189,9 @@ async fn reach<T: serde::de::DeserializeOwned>(
         ),
     }
 }
+
+/// So many orders without an outcome, one after another, end the replay: nobody is deciding.
+const STUCK: usize = 5;
 
 /// Places the orders at a pace, in their order. A request that fails for good ends it early;
 /// what was done until then is in the summary.
@@ -206,10 +214,18 @@ pub async fn orders(
     let placed =
         on_time.map(|order| place(target, order, pace.timeout)).buffer_unordered(pace.concurrency);
     let mut placed = std::pin::pin!(placed);
-    let mut stopped = None;
+    let (mut stopped, mut stuck) = (None, 0);
     while let Some(outcome) = placed.next().await {
         match outcome {
-            Ok(outcome) => summary.add(outcome),
+            Ok(outcome) => {
+                stuck = if outcome.status == NO_OUTCOME { stuck + 1 } else { 0 };
+                summary.add(outcome);
+                if stuck == STUCK {
+                    let what = "orders in a row have no outcome: are all the workers running?";
+                    stopped = Some(anyhow!("{STUCK} {what}"));
+                    break;
+                }
+            }
             Err(error) => {
                 stopped = Some(error);
                 break;
@@ -230,9 +246,9 @@ async fn place(target: &Target, order: &ShopOrder, timeout: Duration) -> anyhow:
     // Sent in any case: it is the system, not this program, that makes no second order of it.
     let settled = async {
         let before = target.look::<OrderView>(subject, deadline).await?;
-        // An order of the same key that another command made is not what was asked for.
-        let reached = |now: &OrderView| now.is_settled() && now.command_id == Some(request.id);
-        let settled = target.settle(&request, subject, deadline, reached).await?;
+        let settled = target
+            .settle(&request, subject, deadline, |now| OrderView::fit(now, request.id))
+            .await?;
         anyhow::Ok((before.is_none(), settled))
     };
     let (is_new, settled) = settled.await.with_context(|| format!("order {}", order.name))?;
@@ -260,7 +276,7 @@ async fn place(target: &Target, order: &ShopOrder, timeout: Duration) -> anyhow:
         Settled::Open => {
             let id = request.id;
             outcome.problem = Some(format!("order {}: no outcome yet (command {id})", order.name));
-            "no outcome".clone_into(&mut outcome.status);
+            NO_OUTCOME.clone_into(&mut outcome.status);
         }
     }
     Ok(outcome)

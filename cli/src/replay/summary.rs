@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use millrace_shared::money::Money;
 
+/// The status of an order that is still open when its time is over.
+pub const NO_OUTCOME: &str = "no outcome";
+
 /// What became of one order.
 #[derive(Debug, Default)]
 pub struct Outcome {

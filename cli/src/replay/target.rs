@@ -44,6 +44,17 @@ pub enum Settled<T> {
     Open,
 }
 
+/// How a subject stands to what is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It is so.
+    Reached,
+    /// It may become so.
+    NotYet,
+    /// It is what another command made of it.
+    Other,
+}
+
 /// How the system answered when a command was handed in.
 pub enum Answer {
     /// It is stored; its subject may come along as it now is.
@@ -91,14 +102,14 @@ impl Target {
         }
     }
 
-    /// Sends a command, and waits until its subject is as `reached` wants it or the command is
+    /// Sends a command, and waits until its subject is as `fit` wants it or the command is
     /// refused. Fails if it cannot be handed in, or the system cannot be asked.
     pub async fn settle<T: DeserializeOwned>(
         &self,
         request: &Request,
         subject: (Subject, &str),
         deadline: Instant,
-        reached: impl Fn(&T) -> bool,
+        fit: impl Fn(&T) -> Fit,
     ) -> anyhow::Result<Settled<T>> {
         let mut pause = self.pause(request.id);
         let (mut seen, mut refused) = match self.send(request, deadline).await? {
@@ -107,13 +118,14 @@ impl Target {
             Answer::Refused(refused) => (None, Some((refused, Instant::now() + GRACE))),
         };
         loop {
-            if let Some(state) = seen.filter(&reached) {
+            if let Some(state) = seen.filter(|seen| fit(seen) == Fit::Reached) {
                 return Ok(Settled::Reached(state));
             }
             // What the system says after the deadline no longer counts, but it is asked once.
             let until = deadline.max(Instant::now() + GRACE);
             seen = self.look(subject, until).await?;
-            if seen.as_ref().is_some_and(&reached) {
+            let now = seen.as_ref().map(&fit);
+            if now == Some(Fit::Reached) {
                 continue;
             }
             if refused.is_none() {
@@ -121,7 +133,7 @@ impl Target {
                 refused = found.map(|refused| (refused, Instant::now() + GRACE));
             }
             match refused {
-                Some((refused, end)) if Instant::now() >= end => {
+                Some((refused, end)) if now == Some(Fit::Other) || Instant::now() >= end => {
                     return Ok(Settled::Refused(refused));
                 }
                 None if Instant::now() >= deadline => return Ok(Settled::Open),

@@ -136,7 +136,7 @@ fn bad_values_are_named_by_file_line_and_column() {
 #[test]
 fn the_command_line_refuses_what_contradicts_itself() {
     let files = ["replay", "--products=p", "--customers=c", "--orders=o", "--lines=l"];
-    for bad in ["--via=http", "--rate=0", "--concurrency=0", "--timeout=0", "--column=x=y"] {
+    for bad in ["--via=smtp", "--rate=0", "--concurrency=0", "--timeout=0", "--column=x=y"] {
         assert!(Cli::try_parse_from(files.iter().chain([&bad])).is_err(), "{bad}");
     }
 }

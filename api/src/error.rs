@@ -1,0 +1,199 @@
+//! Errors as they are told to clients: one [`Problem`], `application/problem+json` (RFC 9457).
+//!
+//! | `type` | status | means |
+//! |---|---|---|
+//! | `/problems/validation` | 400 | the request is malformed; `errors` names the fields |
+//! | `/problems/payload-too-large` | 413 | the body is larger than a command may be |
+//! | `/problems/unsupported-media-type` | 415 | the body is not JSON |
+//! | `/problems/not-found` | 404 | there is no such thing |
+//! | `/problems/method-not-allowed` | 405 | the header `Allow` names what is |
+//! | `/problems/request-timeout` | 408 | the body did not arrive in time |
+//! | `/problems/overloaded` | 503 | refused without any effect; come back later |
+//! | `/problems/unavailable` | 503 | a server behind the edge is away; without any effect |
+//! | `/problems/outcome-unknown` | 503 | the command may or may not be stored |
+//! | `/problems/timeout` | 503 | the edge itself took too long |
+//! | `/problems/internal` | 500 | a defect |
+//! | `/problems/REASON` | 404, 409, 422 | a command was refused; `reason` says why, for programs |
+
+use std::any::Any;
+use std::borrow::Cow;
+
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use millrace_shared::command::{FieldError, Malformed};
+use millrace_shared::reason::Reason;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// The media type of problems.
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// An error as the client sees it.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    retry: bool,
+    body: Box<Body>,
+}
+
+#[derive(Debug, Serialize)]
+struct Body {
+    #[serde(rename = "type")]
+    kind: Cow<'static, str>,
+    title: Cow<'static, str>,
+    status: u16,
+    detail: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
+}
+
+impl Problem {
+    /// A problem of a kind of its own.
+    pub fn new(
+        status: StatusCode,
+        kind: impl Into<Cow<'static, str>>,
+        title: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            retry: false,
+            body: Box::new(Body {
+                kind: kind.into(),
+                title: title.into(),
+                status: status.as_u16(),
+                detail: detail.into(),
+                errors: Vec::new(),
+                more: Map::new(),
+            }),
+        }
+    }
+
+    /// One field, header or parameter is wrong.
+    pub fn field(error: FieldError) -> Self {
+        Malformed::from(error).into()
+    }
+
+    /// There is no such thing.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "/problems/not-found", "Not found", detail)
+    }
+
+    /// Refused before it had any effect, because there is too much to do.
+    pub fn overloaded(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "/problems/overloaded", "Overloaded", detail).retry()
+    }
+
+    /// Not possible now, and without any effect, because a server behind the edge is away.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "/problems/unavailable", "Temporarily unavailable", detail).retry()
+    }
+
+    /// A defect; what it is stands in the log only.
+    pub fn internal() -> Self {
+        let detail = "the request failed through no fault of its own";
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "/problems/internal", "Internal error", detail)
+    }
+
+    /// A command was refused for a reason of the domain.
+    pub fn refused(status: StatusCode, reason: Reason, detail: impl Into<String>) -> Self {
+        let kind = format!("/problems/{}", reason.as_str().replace('_', "-"));
+        Self::new(status, kind, "The command was refused", detail).with("reason", reason.as_str())
+    }
+
+    /// Adds a member.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.body.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Tells the client to come back in a second.
+    #[must_use]
+    pub fn retry(mut self) -> Self {
+        self.retry = true;
+        self
+    }
+
+    /// The problem that a bare status stands for.
+    fn of_status(status: StatusCode) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        match status {
+            StatusCode::NOT_FOUND => Self::not_found("there is nothing at this path"),
+            StatusCode::METHOD_NOT_ALLOWED => Self::new(
+                status,
+                "/problems/method-not-allowed",
+                title,
+                "the header Allow names the methods of this path",
+            ),
+            StatusCode::BAD_REQUEST => Self::new(
+                status,
+                "/problems/validation",
+                "The request is not valid",
+                "the path or the query is not properly encoded",
+            ),
+            _ => {
+                let kind = format!("/problems/{}", title.to_ascii_lowercase().replace(' ', "-"));
+                Self::new(status, kind, title, title)
+            }
+        }
+    }
+}
+
+impl From<Malformed> for Problem {
+    fn from(malformed: Malformed) -> Self {
+        let mut problem = Self::new(
+            StatusCode::BAD_REQUEST,
+            "/problems/validation",
+            "The request is not valid",
+            malformed.to_string(),
+        );
+        problem.body.errors = malformed.0;
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Ok(json) = serde_json::to_vec(&self.body) else { return self.status.into_response() };
+        let mut response = (self.status, json).into_response();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if self.retry {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Gives the errors that axum answers by itself (unknown path, wrong method, a path that is not
+/// UTF-8) the form of all others.
+pub async fn uniform(response: Response) -> Response {
+    let status = response.status();
+    let error = status.is_client_error() || status.is_server_error();
+    let is_problem =
+        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == PROBLEM_JSON.as_bytes());
+    if !error || is_problem {
+        return response;
+    }
+    let mut problem = Problem::of_status(status).into_response();
+    if let Some(allow) = response.headers().get(ALLOW) {
+        problem.headers_mut().insert(ALLOW, allow.clone());
+    }
+    problem
+}
+
+/// Answers for a handler that has panicked.
+pub fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown");
+    tracing::error!(panic = text, "a request handler panicked");
+    // Dropping a payload may panic again; this one is text or unknown, and leaving it costs little.
+    std::mem::forget(panic);
+    Problem::internal().into_response()
+}

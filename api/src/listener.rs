@@ -1,0 +1,152 @@
+//! Accepting connections: a bounded number, and none that is held for nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// A TCP listener that takes no more connections than it has slots; further ones wait in the
+/// kernel's queue.
+#[derive(Debug)]
+pub struct Bounded {
+    listener: TcpListener,
+    slots: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Bounded {
+    /// At most `most` connections. One on which nothing is answered for `patience` is closed: it
+    /// idles, or its client sends or reads too slowly.
+    pub fn new(listener: TcpListener, most: usize, patience: Duration) -> Self {
+        Self { listener, slots: Arc::new(Semaphore::new(most)), patience }
+    }
+}
+
+impl Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            // The semaphore is never closed.
+            let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { continue };
+            let (stream, address) = Listener::accept(&mut self.listener).await;
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "a connection ended while it was accepted");
+                continue;
+            }
+            let deadline = Box::pin(sleep(self.patience));
+            let connection = Connection { stream, deadline, patience: self.patience, _slot: slot };
+            return (connection, address);
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection that ends when nothing has been answered on it for too long.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    deadline: Pin<Box<Sleep>>,
+    patience: Duration,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Reads and writes that have to wait do so until the deadline only.
+    fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn written(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match poll {
+            Poll::Pending => self.wait(context),
+            Poll::Ready(result) => {
+                self.deadline.as_mut().reset(Instant::now() + self.patience);
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Pending => self.wait(context),
+            ready => ready,
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(context, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(context, parts);
+        self.written(context, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_without_answers_is_closed_however_busily_it_sends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut bounded = Bounded::new(listener, 1, Duration::from_millis(200));
+        let mut client = TcpStream::connect(bounded.local_addr().unwrap()).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        let sending = tokio::spawn(async move {
+            while client.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let mut bytes = Vec::new();
+        let error = connection.read_to_end(&mut bytes).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(!bytes.is_empty());
+        drop(connection);
+        sending.await.unwrap();
+    }
+}

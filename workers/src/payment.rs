@@ -1,0 +1,241 @@
+//! Payment: charges and refunds through a gateway, and appends the result to the order's history.
+//!
+//! If the process dies after a charge and before the append, the redelivered event asks the gateway
+//! by idempotency key and finds the charge. If the order was cancelled meanwhile, the log refuses the
+//! append, the new state says so, and the charge is given back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use millrace_shared::command::PaymentMethod;
+use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
+use millrace_shared::log::{AppendError, Entry, Log};
+use millrace_shared::message::{Cause, Event, now};
+use millrace_shared::order::{
+    self, AfterCharge, Order, OrderEvent, OrderStatus, PaymentKind, PaymentStatus, Stamp,
+};
+use millrace_shared::topology::Topology;
+
+use crate::gateway::{Charge, ChargeError, Gateway, GatewayError};
+
+/// How long an append is tried before the event is left for redelivery.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a result is decided anew because the order has gone on meanwhile.
+const ROUNDS: usize = 8;
+
+/// The worker on events that ask for money, or for giving it back.
+#[derive(Debug)]
+pub struct Payment<G> {
+    log: Log,
+    topology: Topology,
+    gateway: Arc<G>,
+}
+
+/// An order as the log has it.
+struct Current {
+    order: Order,
+    sequence: u64,
+}
+
+impl<G: Gateway> Payment<G> {
+    /// A payment worker that appends to `log` (EVENTS).
+    pub fn new(log: Log, topology: Topology, gateway: Arc<G>) -> Self {
+        Self { log, topology, gateway }
+    }
+
+    async fn work(&self, delivery: &Delivery<Event>) -> Result<Verdict> {
+        let event = &delivery.message;
+        let current = self.current(event, delivery).await?;
+        let cause = event.as_cause();
+        match current.order.status {
+            OrderStatus::Validated => self.charge(event, delivery.attempt, current, &cause).await,
+            OrderStatus::Cancelled | OrderStatus::Expired | OrderStatus::Refunding => {
+                self.give_back(current, &cause).await
+            }
+            // Paid or ended: nothing is owed to anybody.
+            _ => Ok(Verdict::Done),
+        }
+    }
+
+    /// The order now. A first delivery trusts the state that the event carries: if the order has gone
+    /// on, the append will be refused.
+    async fn current(&self, event: &Event, delivery: &Delivery<Event>) -> Result<Current> {
+        if delivery.attempt == 1 && event.kind == "validated" {
+            return Ok(Current { order: event.state()?, sequence: delivery.sequence });
+        }
+        self.latest(&event.state::<Order>()?).await
+    }
+
+    async fn latest(&self, order: &Order) -> Result<Current> {
+        let history = self.topology.order_history(order.order_id);
+        let last = self.log.last(&history).await?.context("the order is not in the log")?;
+        Ok(Current { order: last.event.state()?, sequence: last.sequence })
+    }
+
+    async fn charge(
+        &self,
+        event: &Event,
+        attempt: u64,
+        current: Current,
+        cause: &Cause,
+    ) -> Result<Verdict> {
+        let OrderEvent::Validated(placement) = event.order_event()? else {
+            // A cancellation that the log no longer shows would be a fork.
+            anyhow::bail!("a {} event of an order that is only validated", event.kind);
+        };
+        let charge = match &placement.payment {
+            PaymentMethod::Account {} => Ok(None),
+            PaymentMethod::Card { token } => {
+                self.charge_card(&current.order, attempt, token).await?.map(Some)
+            }
+        };
+        match charge {
+            Ok(charge) => self.record_charge(charge, current, cause).await,
+            Err(ChargeError::Declined(code)) => {
+                self.append(current, cause, |order| order::declined(order, &code)).await?;
+                Ok(Verdict::Done)
+            }
+            // Voided by a replica that has seen the cancellation, which this one will see next.
+            // The others: nothing is known for sure, so it is asked again, for as long as it takes.
+            Err(error) => Ok(Verdict::Later(error.to_string())),
+        }
+    }
+
+    async fn charge_card(
+        &self,
+        order: &Order,
+        attempt: u64,
+        token: &str,
+    ) -> Result<Result<Charge, ChargeError>, GatewayError> {
+        let key = charge_key(order);
+        if attempt > 1
+            && let Some(known) = self.gateway.find(&key).await?
+        {
+            return Ok(known);
+        }
+        match order.total {
+            Some(total) => Ok(self.gateway.charge(&key, total, token).await),
+            None => Ok(Err(ChargeError::Declined("no_amount".to_owned()))),
+        }
+    }
+
+    /// Records a charge that stands (none for an account), or gives it back if the order has ended.
+    async fn record_charge(
+        &self,
+        charge: Option<Charge>,
+        current: Current,
+        cause: &Cause,
+    ) -> Result<Verdict> {
+        let charge_id = charge.as_ref().map(|charge| charge.charge_id.as_str());
+        let after = self
+            .append(current, cause, |order| match order::charged(order, charge_id) {
+                AfterCharge::Append(event) => Some(event),
+                AfterCharge::GiveBack | AfterCharge::Known => None,
+            })
+            .await?;
+        match (order::charged(&after.order, charge_id), charge) {
+            (AfterCharge::GiveBack, Some(charge)) => self.refund(after, &charge, cause).await,
+            _ => Ok(Verdict::Done),
+        }
+    }
+
+    /// Gives back what an order that has ended was charged.
+    async fn give_back(&self, current: Current, cause: &Cause) -> Result<Verdict> {
+        let order = &current.order;
+        let captured = order.payment.status == PaymentStatus::Captured;
+        let charge = match (order.payment.method, &order.payment.charge_id) {
+            (PaymentKind::Account, _) if captured => {
+                self.append(current, cause, |order| order::refunded(order, None, None)).await?;
+                return Ok(Verdict::Done);
+            }
+            (PaymentKind::Account, _) => return Ok(Verdict::Done),
+            (PaymentKind::Card, Some(charge_id)) => Charge { charge_id: charge_id.clone() },
+            // Not charged as far as the order knows; the gateway knows better, and takes no more.
+            (PaymentKind::Card, None) => match self.gateway.void(&charge_key(order)).await? {
+                Some(charge) => charge,
+                None => return Ok(Verdict::Done),
+            },
+        };
+        self.refund(current, &charge, cause).await
+    }
+
+    async fn refund(&self, current: Current, charge: &Charge, cause: &Cause) -> Result<Verdict> {
+        let order = &current.order;
+        let total = order.total.context("a charged order has a total")?;
+        let key = format!("refund-{}", order.order_id);
+        let refund = self.gateway.refund(&key, &charge.charge_id, total).await?;
+        self.append(current, cause, |order| {
+            order::refunded(order, Some(&charge.charge_id), Some(&refund.refund_id))
+        })
+        .await?;
+        Ok(Verdict::Done)
+    }
+
+    /// Appends what `decide` makes of the order, deciding again on the new state whenever the order
+    /// has gone on meanwhile. Returns the order after it.
+    async fn append(
+        &self,
+        mut current: Current,
+        cause: &Cause,
+        decide: impl Fn(&Order) -> Option<OrderEvent>,
+    ) -> Result<Current> {
+        for _ in 0..ROUNDS {
+            let order = &current.order;
+            let Some(event) = decide(order) else { return Ok(current) };
+            let stamp = Stamp { version: order.version + 1, at: now(), causation: cause.causation };
+            let after = Order::apply(Some(order), order.order_id, stamp, &event)?;
+            let message = Event::order(&event, &after, cause)?;
+            let entry = Entry::event(&self.topology, &message, current.sequence)?;
+            match self.log.append(vec![entry], PATIENCE).await {
+                Ok(sequence) => return Ok(Current { order: after, sequence }),
+                // By another, or by an earlier try of ours: the state tells.
+                Err(AppendError::Conflict) => current = self.latest(order).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(AppendError::Conflict.into())
+    }
+}
+
+fn charge_key(order: &Order) -> String {
+    format!("charge-{}", order.order_id)
+}
+
+impl<G: Gateway> Worker for Payment<G> {
+    type Message = Event;
+    const NAME: &'static str = "payment";
+    const BATCH: usize = 1;
+    const BATCHES: usize = 256;
+
+    fn stream(&self, topology: &Topology) -> String {
+        topology.events_stream()
+    }
+
+    fn subjects(&self, topology: &Topology) -> Vec<String> {
+        ["validated", "cancelled", "expired", "refund-requested"]
+            .map(|kind| topology.order_events(kind))
+            .to_vec()
+    }
+
+    fn decode(&self, raw: &Raw<'_>) -> Result<Event, String> {
+        decode_event(raw)
+    }
+
+    async fn handle(&self, batch: &[Delivery<Event>]) -> Vec<Verdict> {
+        let mut verdicts = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            verdicts.push(self.work(delivery).await.unwrap_or_else(|error| {
+                // Money waits for its gateway for as long as it takes.
+                let gateway =
+                    |cause: &(dyn std::error::Error + 'static)| cause.is::<GatewayError>();
+                if error.chain().any(gateway) {
+                    Verdict::Later(format!("{error:#}"))
+                } else {
+                    Verdict::of(&error)
+                }
+            }));
+        }
+        verdicts
+    }
+}

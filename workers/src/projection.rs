@@ -1,0 +1,61 @@
+//! Projection: keeps the Redis views. A view never goes back to an older version, so events may come
+//! twice and in any order.
+
+use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
+use millrace_shared::message::Event;
+use millrace_shared::topology::Topology;
+use millrace_shared::views::{ViewError, Views};
+
+/// The worker that keeps the views.
+#[derive(Debug)]
+pub struct Projection {
+    views: Views,
+}
+
+impl Projection {
+    /// A projection into `views`.
+    pub fn new(views: Views) -> Self {
+        Self { views }
+    }
+
+    async fn one(&self, event: &Event) -> Verdict {
+        match self.views.apply(std::iter::once(event)).await {
+            Ok(()) => Verdict::Done,
+            Err(error) => Verdict::of(&error.into()),
+        }
+    }
+}
+
+impl Worker for Projection {
+    type Message = Event;
+    const NAME: &'static str = "projection";
+    const BATCH: usize = 500;
+    const BATCHES: usize = 2;
+
+    fn stream(&self, topology: &Topology) -> String {
+        topology.events_stream()
+    }
+
+    fn subjects(&self, topology: &Topology) -> Vec<String> {
+        vec![topology.all_events()]
+    }
+
+    fn decode(&self, raw: &Raw<'_>) -> Result<Event, String> {
+        decode_event(raw)
+    }
+
+    async fn handle(&self, batch: &[Delivery<Event>]) -> Vec<Verdict> {
+        match self.views.apply(batch.iter().map(|delivery| &delivery.message)).await {
+            Ok(()) => vec![Verdict::Done; batch.len()],
+            // One event cannot be shown: the others must not suffer for it.
+            Err(ViewError::Event(_)) => {
+                let mut verdicts = Vec::with_capacity(batch.len());
+                for delivery in batch {
+                    verdicts.push(self.one(&delivery.message).await);
+                }
+                verdicts
+            }
+            Err(error) => vec![Verdict::of(&error.into()); batch.len()],
+        }
+    }
+}
