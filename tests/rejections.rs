@@ -14,7 +14,10 @@ async fn rejected(system: &System, order: &Value, reason: &str) {
     let view = system.order_in(&id, "rejected").await;
     assert_eq!(view["reason"], reason);
     let sequence = system.publish("order.place", order).await;
-    let id = system.outcome(&sequence.to_string()).await["orderId"].as_str().expect("an order").to_owned();
+    let id = system.outcome(&sequence.to_string()).await["orderId"]
+        .as_str()
+        .expect("an order")
+        .to_owned();
     let view = system.order_in(&id, "rejected").await;
     assert_eq!(view["reason"], reason);
     let steps = system.steps(&id).await;
@@ -80,8 +83,7 @@ async fn a_refused_command_says_why_and_leaves_the_history_alone() {
     let again = json!({ "customerId": "kim", "name": "Another Kim" });
     let answer = system.post_and_wait("/v1/customers", &again).await;
     assert_eq!((answer.status, answer.text("/reason").as_str()), (409, "already_exists"));
-    let answer =
-        system.post_and_wait("/v1/products/none/restock", &json!({ "quantity": 1 })).await;
+    let answer = system.post_and_wait("/v1/products/none/restock", &json!({ "quantity": 1 })).await;
     assert_eq!((answer.status, answer.text("/reason").as_str()), (404, "unknown_product"));
     let limit = json!({ "creditLimit": usd(1) });
     let answer = system.put_and_wait("/v1/customers/nobody/credit-limit", &limit).await;

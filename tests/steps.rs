@@ -56,13 +56,15 @@ async fn an_order_is_shipped_delivered_and_refunded_over_http() {
 async fn the_same_steps_go_over_nats() {
     let system = System::start().await;
     system.publish("customer.register", &json!({ "customerId": "lee", "name": "Lee" })).await;
-    let limit = json!({ "customerId": "lee", "creditLimit": { "amount": 5_000, "currency": "USD" } });
+    let limit =
+        json!({ "customerId": "lee", "creditLimit": { "amount": 5_000, "currency": "USD" } });
     let sequence = system.publish("customer.set-credit-limit", &limit).await;
     assert_eq!(system.outcome(&sequence.to_string()).await["status"], "accepted");
     let define = json!({ "productId": "cup", "name": "Cup", "brand": "B", "category": "C",
         "price": { "amount": 100, "currency": "USD" } });
     system.publish("product.define", &define).await;
-    let sequence = system.publish("product.restock", &json!({ "productId": "cup", "quantity": 4 })).await;
+    let sequence =
+        system.publish("product.restock", &json!({ "productId": "cup", "quantity": 4 })).await;
     assert_eq!(system.outcome(&sequence.to_string()).await["status"], "accepted");
     system.stock_is("cup", [4, 0, 0]).await;
     let sequence = system.publish("order.place", &account_order("lee", "cup", 4)).await;

@@ -176,8 +176,10 @@ impl IntoResponse for Problem {
 pub async fn uniform(response: Response) -> Response {
     let status = response.status();
     let error = status.is_client_error() || status.is_server_error();
-    let is_problem =
-        response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes() == PROBLEM_JSON.as_bytes());
+    let is_problem = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes() == PROBLEM_JSON.as_bytes());
     if !error || is_problem {
         return response;
     }

@@ -1,1 +1,182 @@
-//! placeholder
+//! The HTTP edge. It checks the shape of a request, gives it its ids, publishes it, waits for the
+//! publish ack and answers; it reads the views. It decides nothing. Accepting commands needs only
+//! NATS, reading needs only Redis: each goes on while the other is away.
+
+pub mod error;
+pub mod listener;
+pub mod reading;
+pub mod request;
+pub mod routes;
+pub mod submit;
+pub mod wait;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::connection::State as Connection;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use clap::Args;
+use millrace_shared::config::{NatsConfig, RedisConfig};
+use millrace_shared::log::Log;
+use millrace_shared::topology::Topology;
+use millrace_shared::views::{Change, Views, watch_changes};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::error::Problem;
+use crate::listener::Bounded;
+use crate::submit::Marks;
+use crate::wait::Waiters;
+
+/// Connections at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 10_000;
+/// A connection on which nothing was answered for so long is closed: longer than any wait.
+const PATIENCE: Duration = Duration::from_secs(75);
+/// Requests at a time, waiting ones among them; further ones are refused at once.
+const REQUESTS: usize = 8_000;
+/// Requests that wait for an outcome at a time.
+const WAITING: usize = 4_000;
+/// How long requests that are under way get when the process is asked to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// What the edge needs to know.
+#[derive(Debug, Clone, Args)]
+pub struct ApiConfig {
+    /// Where to listen
+    #[arg(
+        long,
+        env = "MILLRACE_HTTP",
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:8080"
+    )]
+    http: SocketAddr,
+    #[command(flatten)]
+    nats: NatsConfig,
+    #[command(flatten)]
+    redis: RedisConfig,
+}
+
+impl ApiConfig {
+    /// An edge that listens at `http`; port 0 takes any free one.
+    pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
+        Self { http, nats, redis }
+    }
+}
+
+/// What the handlers share.
+#[derive(Debug)]
+pub struct App {
+    nats: async_nats::Client,
+    topology: Topology,
+    commands: Log,
+    views: Views,
+    waiters: Arc<Waiters>,
+    marks: Marks,
+    requests: Semaphore,
+}
+
+impl App {
+    /// Whether commands can be stored now.
+    pub fn can_accept(&self) -> bool {
+        self.nats.connection_state() == Connection::Connected
+    }
+}
+
+/// The edge, listening.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: ApiConfig,
+}
+
+impl Server {
+    /// Begins to listen; nothing is answered before [`Server::serve`].
+    pub async fn bind(config: ApiConfig) -> anyhow::Result<Self> {
+        let refused = || format!("the api cannot listen at {}; see --http", config.http);
+        let listener = TcpListener::bind(config.http).await.with_context(refused)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, config })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers requests until the shutdown. What is under way then is answered still: for at most
+    /// ten seconds, and who waits for an outcome is told that it is pending.
+    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let ApiConfig { nats, redis, .. } = self.config;
+        let topology = nats.topology()?;
+        let client = nats.connect("millrace-api").await?;
+        let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
+        let app = Arc::new(App {
+            commands: Log::new(client.clone(), topology.commands_stream()),
+            nats: client,
+            views: Views::new(redis.client()?, topology.namespace()),
+            waiters: Arc::clone(&waiters),
+            marks: Marks::default(),
+            requests: Semaphore::new(REQUESTS),
+            topology,
+        });
+        let watching = tokio::spawn({
+            let (namespace, stop) = (app.topology.namespace().to_owned(), shutdown.clone());
+            async move {
+                watch_changes(&redis, &namespace, &stop, |change| match change {
+                    Change::Views(lines) => waiters.wake(lines),
+                    Change::Missed => waiters.wake_all(),
+                })
+                .await
+            }
+        });
+        tracing::info!(address = %self.address, "the api listens");
+        let listener = Bounded::new(self.listener, CONNECTIONS, PATIENCE);
+        let stop = shutdown.clone();
+        let serving = axum::serve(listener, router(&app))
+            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let late = async {
+            shutdown.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = serving => served?,
+            () = late => tracing::warn!("requests were cut off: they took too long to end"),
+        }
+        shutdown.cancel();
+        watching.await??;
+        // Whoever stops does not care how the connection ends.
+        app.views.close().await.ok();
+        Ok(())
+    }
+}
+
+/// Runs the edge until the shutdown.
+pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
+    Server::bind(config).await?.serve(shutdown).await
+}
+
+fn router(app: &Arc<App>) -> Router {
+    let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
+    routes::commands_and_views()
+        .layer(bounded)
+        .merge(routes::health())
+        .with_state(Arc::clone(app))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::map_response(error::uniform))
+}
+
+/// Refuses what is too much, before anything was read or done.
+async fn bounded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    match app.requests.try_acquire() {
+        Ok(_slot) => next.run(request).await,
+        Err(_) => Problem::overloaded("too many requests are under way").into_response(),
+    }
+}

@@ -130,12 +130,9 @@ pub async fn topology(nats: &NatsConfig, streams: &StreamOptions) -> Result<()> 
     let client = nats.connect("millrace-topology").await?;
     let jetstream = async_nats::jetstream::new(client);
     let create = nats.topology()?;
-    tokio::time::timeout(
-        std::time::Duration::from_secs(30),
-        create.create(&jetstream, streams),
-    )
-    .await
-    .with_context(|| format!("no answer from NATS at {}", nats.nats_url.join(", ")))?
+    tokio::time::timeout(std::time::Duration::from_secs(30), create.create(&jetstream, streams))
+        .await
+        .with_context(|| format!("no answer from NATS at {}", nats.nats_url.join(", ")))?
 }
 
 /// A token that SIGINT (Ctrl-C) or SIGTERM cancels; a second signal ends the process at once.

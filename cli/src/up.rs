@@ -113,7 +113,8 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
 
 /// The connections of a role to the private servers.
 pub fn worker_config(addresses: &Addresses, namespace: &str) -> WorkerConfig {
-    let url = addresses.postgres_url.replacen("://", &format!("://{}@", addresses.postgres_user), 1);
+    let url =
+        addresses.postgres_url.replacen("://", &format!("://{}@", addresses.postgres_user), 1);
     WorkerConfig {
         nats: NatsConfig {
             nats_url: vec![addresses.nats_url.clone()],

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::ids::{self, CommandId, CustomerId, OrderId, ProductId};
+use crate::message::Subject;
 use crate::money::{MAX_AMOUNT, Money};
 use crate::order::{PaymentKind, Shipment};
 
@@ -523,7 +524,7 @@ impl Identified {
             Malformed::from(FieldError::new("body", "invalid", error.to_string()))
         })?;
         let fingerprint = ids::fingerprint(kind, &body);
-        let scope = format!("{kind} {}", command.subject());
+        let scope = format!("{kind} {}", command.scope());
         let key_id = given.key.as_ref().map(|key| ids::key_id(&scope, key));
         let command_id = match (given.command_id, &given.key, source) {
             (Some(id), _, _) => id,
@@ -550,22 +551,36 @@ impl Identified {
 }
 
 impl Command {
-    /// What an idempotency key of this command is unique in, beside the command's kind.
-    fn subject(&self) -> String {
+    /// The order, customer or product that it is about; an id that is not settled yet is empty.
+    pub fn target(&self) -> (Subject, String) {
         match self {
-            Self::PlaceOrder(order) => order.customer_id.to_string(),
-            Self::CancelOrder(step) | Self::RefundOrder(step) => step.order_id.to_string(),
-            Self::ShipOrder(ship) => ship.order_id.to_string(),
-            Self::DeliverOrder(deliver) => deliver.order_id.to_string(),
-            Self::RegisterCustomer(customer) => {
-                customer.customer_id.as_ref().map(ToString::to_string).unwrap_or_default()
+            Self::PlaceOrder(order) => (Subject::Order, text(order.order_id.as_ref())),
+            Self::CancelOrder(step) | Self::RefundOrder(step) => {
+                (Subject::Order, step.order_id.to_string())
             }
-            Self::SetCreditLimit(set) => set.customer_id.to_string(),
-            Self::DefineProduct(product) => product.product_id.to_string(),
-            Self::RestockProduct(product) => product.product_id.to_string(),
-            Self::RetireProduct(product) => product.product_id.to_string(),
+            Self::ShipOrder(ship) => (Subject::Order, ship.order_id.to_string()),
+            Self::DeliverOrder(deliver) => (Subject::Order, deliver.order_id.to_string()),
+            Self::RegisterCustomer(customer) => {
+                (Subject::Customer, text(customer.customer_id.as_ref()))
+            }
+            Self::SetCreditLimit(set) => (Subject::Customer, set.customer_id.to_string()),
+            Self::DefineProduct(product) => (Subject::Product, product.product_id.to_string()),
+            Self::RestockProduct(product) => (Subject::Product, product.product_id.to_string()),
+            Self::RetireProduct(product) => (Subject::Product, product.product_id.to_string()),
         }
     }
+
+    /// What an idempotency key of this command is unique in, beside the command's kind.
+    fn scope(&self) -> String {
+        match self {
+            Self::PlaceOrder(order) => order.customer_id.to_string(),
+            other => other.target().1,
+        }
+    }
+}
+
+fn text(id: Option<&impl ToString>) -> String {
+    id.map(ToString::to_string).unwrap_or_default()
 }
 
 /// A message of the COMMANDS stream, read.

@@ -23,7 +23,7 @@ use fred::types::{Expiration, SetOptions};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CommandId, CustomerId, OrderId, ProductId};
+use crate::ids::{CommandId, CustomerId, OrderId};
 use crate::message::{CommandOutcome, Event, EventError, Subject};
 use crate::order::{Order, OrderStatus};
 use crate::reason::Reason;
@@ -264,21 +264,6 @@ impl Views {
         Ok(())
     }
 
-    /// An order.
-    pub async fn order(&self, id: OrderId) -> Result<Option<Document>, ViewError> {
-        self.document(Subject::Order, &id.to_string()).await
-    }
-
-    /// A customer.
-    pub async fn customer(&self, id: &CustomerId) -> Result<Option<Document>, ViewError> {
-        self.document(Subject::Customer, id.as_str()).await
-    }
-
-    /// A product.
-    pub async fn product(&self, id: &ProductId) -> Result<Option<Document>, ViewError> {
-        self.document(Subject::Product, id.as_str()).await
-    }
-
     /// What became of a command.
     pub async fn command(&self, id: CommandId) -> Result<Option<CommandView>, ViewError> {
         let key = self.key(Subject::Command, &id.to_string());
@@ -287,7 +272,12 @@ impl Views {
             .transpose()
     }
 
-    async fn document(&self, subject: Subject, id: &str) -> Result<Option<Document>, ViewError> {
+    /// The document of an order, customer or product.
+    pub async fn document(
+        &self,
+        subject: Subject,
+        id: &str,
+    ) -> Result<Option<Document>, ViewError> {
         let key = self.key(subject, id);
         let text: Option<String> = self.redis.get(&key).await?;
         text.map(|text| split(&key, &text)).transpose()

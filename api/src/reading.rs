@@ -1,0 +1,170 @@
+//! Answers from the views: documents with their versions, and pages.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use millrace_shared::command::FieldError;
+use millrace_shared::customer::Customer;
+use millrace_shared::message::Subject;
+use millrace_shared::money::Money;
+use millrace_shared::views::{Document, Page, ViewError};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::App;
+use crate::error::Problem;
+use crate::request::MAX_WAIT;
+
+/// How long a read waits for the asked version, if it is not said.
+const USUAL_WAIT: Duration = Duration::from_secs(5);
+/// The items of a page, if it is not said.
+const USUAL_LIMIT: usize = 20;
+/// The most items of a page.
+const MAX_LIMIT: usize = 100;
+
+/// Which version of a document is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Freshness {
+    /// Wait for this version, or a later one.
+    min_version: Option<u64>,
+    /// For how long at the most; then what there is, is answered.
+    wait_ms: Option<u64>,
+}
+
+impl From<ViewError> for Problem {
+    fn from(error: ViewError) -> Self {
+        if let ViewError::Redis(error) = error {
+            tracing::warn!(%error, "a view cannot be read");
+            return Self::unavailable("the views cannot be read now");
+        }
+        tracing::error!(%error, "a view cannot be read");
+        Self::internal()
+    }
+}
+
+impl App {
+    /// Reads go nowhere without Redis: this is told at once and not after a time-out.
+    pub fn check_views(&self) -> Result<(), Problem> {
+        if self.views.is_connected() {
+            Ok(())
+        } else {
+            Err(Problem::unavailable("Redis cannot be reached"))
+        }
+    }
+
+    /// A document as fresh as it was asked for, or as it becomes in the given time.
+    pub async fn read(
+        &self,
+        subject: Subject,
+        id: &str,
+        fresh: &Freshness,
+    ) -> Result<Document, Problem> {
+        self.check_views()?;
+        let unknown = || Problem::not_found(format!("there is no {subject} {id}"));
+        let Some(version) = fresh.min_version else {
+            return self.views.document(subject, id).await?.ok_or_else(unknown);
+        };
+        let wait = fresh.wait_ms.map_or(USUAL_WAIT, Duration::from_millis).min(MAX_WAIT);
+        let deadline = Instant::now() + wait;
+        let waiter = self
+            .waiters
+            .register(vec![format!("{subject}/{id}")])
+            .ok_or_else(|| Problem::overloaded("too many requests wait for a change"))?;
+        loop {
+            let found = self.views.document(subject, id).await?;
+            if found.as_ref().is_some_and(|document| document.version >= version)
+                || !waiter.changed(deadline).await
+            {
+                return found.ok_or_else(unknown);
+            }
+        }
+    }
+}
+
+/// A document as an answer: its version is its `ETag`. 304 if the client has it already.
+pub fn document(headers: &HeaderMap, document: Document) -> Response {
+    let tag = format!("\"{}\"", document.version);
+    let has = |value: &HeaderValue| {
+        value.to_str().is_ok_and(|text| {
+            text.split(',').map(str::trim).any(|known| known == tag || known == "*")
+        })
+    };
+    let mut response = if headers.get_all(IF_NONE_MATCH).iter().any(has) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let json = HeaderValue::from_static("application/json");
+        ([(CONTENT_TYPE, json)], document.json).into_response()
+    };
+    // A number in quotes is always a header's value.
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response
+}
+
+/// A customer as it is shown: with the credit in use and what is left, in the limit's currency.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown<'a> {
+    customer_id: &'a str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credit_limit: Option<Money>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credit_used: Option<Money>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credit_available: Option<Money>,
+    version: u64,
+}
+
+/// Shows a customer's credit as money.
+pub fn with_credit(document: Document) -> Result<Document, Problem> {
+    let damaged = |error: serde_json::Error| {
+        tracing::error!(%error, "the view of a customer is damaged");
+        Problem::internal()
+    };
+    let customer: Customer = serde_json::from_str(&document.json).map_err(damaged)?;
+    let money = |amount: i64| customer.credit_limit.map(|l| Money::new(amount, l.currency));
+    // A limit may be set below what is in use.
+    let left = |limit: Money| (limit.amount - customer.credit_used).max(0);
+    let shown = Shown {
+        customer_id: customer.customer_id.as_str(),
+        name: &customer.name,
+        credit_limit: customer.credit_limit,
+        credit_used: money(customer.credit_used),
+        credit_available: customer.credit_limit.map(left).and_then(money),
+        version: customer.version,
+    };
+    Ok(Document { json: serde_json::to_string(&shown).map_err(damaged)?, ..document })
+}
+
+/// A page of a list as an answer.
+pub fn page(page: Page) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Listed {
+        items: Vec<Box<RawValue>>,
+        next_cursor: Option<String>,
+    }
+    let items = page.items.into_iter().map(RawValue::from_string).collect::<Result<_, _>>();
+    let items = items.map_err(|error| {
+        tracing::error!(%error, "a view in a list is damaged");
+        Problem::internal()
+    })?;
+    Ok(Json(Listed { items, next_cursor: page.next_cursor }).into_response())
+}
+
+/// The number of items that a page may have.
+pub fn limit(asked: Option<usize>) -> Result<usize, Problem> {
+    let limit = asked.unwrap_or(USUAL_LIMIT);
+    if (1..=MAX_LIMIT).contains(&limit) {
+        return Ok(limit);
+    }
+    let detail = format!("must be from 1 to {MAX_LIMIT}");
+    Err(Problem::field(FieldError::new("limit", "out_of_range", detail)))
+}

@@ -1,0 +1,172 @@
+//! What is read from a request: body, headers and parameters, each bounded and checked.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, Query, Request};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use millrace_shared::command::{self, FieldError, KEY_HEADER, MAX_BYTES};
+use millrace_shared::message::{TRACEPARENT, is_traceparent};
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use crate::error::Problem;
+
+/// How long a body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest time that a request may wait for an outcome.
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// A request with a JSON object in its body. A body that is not there is an empty object.
+#[derive(Debug)]
+pub struct Posted {
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The object.
+    pub body: Map<String, Value>,
+}
+
+impl<S: Sync> FromRequest<S> for Posted {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body).await?;
+        let body = match bytes.as_slice() {
+            [] => Map::new(),
+            bytes => {
+                check_media_type(&parts.headers)?;
+                command::read_object(bytes)?
+            }
+        };
+        Ok(Self { headers: parts.headers, body })
+    }
+}
+
+impl Posted {
+    /// Adds what the path names; the body must not name it as well.
+    pub fn with(mut self, field: &str, value: &str) -> Result<Self, Problem> {
+        if self.body.insert(field.to_owned(), value.into()).is_some() {
+            let detail = "is named by the path: leave it out of the body";
+            return Err(Problem::field(FieldError::new(field, "unknown_field", detail)));
+        }
+        Ok(self)
+    }
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    let too_large = || {
+        let detail = format!("the body must not be larger than {MAX_BYTES} bytes");
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Problem::new(status, "/problems/payload-too-large", "Payload too large", detail)
+    };
+    let announced = text(headers, CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
+    if announced.is_some_and(|length: usize| length > MAX_BYTES) {
+        return Err(too_large());
+    }
+    match timeout(BODY_PATIENCE, to_bytes(body, MAX_BYTES)).await {
+        Ok(Ok(bytes)) => Ok(bytes.into()),
+        // Or the connection has ended, and nobody reads this.
+        Ok(Err(_)) => Err(too_large()),
+        Err(_) => {
+            let detail = format!("the body did not arrive within {} s", BODY_PATIENCE.as_secs());
+            let status = StatusCode::REQUEST_TIMEOUT;
+            Err(Problem::new(status, "/problems/request-timeout", "Request timeout", detail))
+        }
+    }
+}
+
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail: &str| {
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let kind = "/problems/unsupported-media-type";
+        Problem::new(status, kind, "Unsupported media type", detail)
+    };
+    let kind = text(headers, CONTENT_TYPE.as_str()).unwrap_or("");
+    let kind = kind.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if kind != "application/json" && !(kind.starts_with("application/") && kind.ends_with("+json"))
+    {
+        return Err(unsupported("the body must be JSON, with Content-Type: application/json"));
+    }
+    if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(unsupported("the body must not be compressed"));
+    }
+    Ok(())
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The idempotency key of a request, if it has one.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut keys = headers.get_all(KEY_HEADER).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let refused = |mut error: FieldError| {
+        error.field = KEY_HEADER.to_owned();
+        Problem::field(error)
+    };
+    if keys.next().is_some() {
+        return Err(refused(FieldError::new(KEY_HEADER, "duplicate", "is there more than once")));
+    }
+    // What is not ASCII is refused like an empty key.
+    let key = key.to_str().unwrap_or("");
+    command::check_key(key).map_err(refused)?;
+    Ok(Some(key.to_owned()))
+}
+
+/// How long the client wants to wait for the outcome: `Prefer: wait=SECONDS` (RFC 7240), at most
+/// [`MAX_WAIT`]. A preference that cannot be read is ignored, as the RFC has it.
+pub fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let preferences = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let seconds = preferences.flat_map(|text| text.split(',')).find_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        let named = name.trim().eq_ignore_ascii_case("wait");
+        named.then(|| value.trim().trim_matches('"').parse().ok()).flatten()
+    })?;
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
+/// The W3C trace context of a request, if it has one that may be passed on.
+pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
+    text(headers, TRACEPARENT).filter(|text| is_traceparent(text))
+}
+
+/// An id from the path.
+pub fn path_id<T: std::str::FromStr<Err: std::fmt::Display>>(
+    field: &str,
+    id: &str,
+) -> Result<T, Problem> {
+    id.parse().map_err(|error: T::Err| {
+        Problem::field(FieldError::new(field, "invalid", error.to_string()))
+    })
+}
+
+/// The parameters of a request, or what is wrong with them.
+pub fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    query
+        .map(|Query(query)| query)
+        .map_err(|error| Problem::field(FieldError::new("query", "invalid", error.body_text())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait_of(value: &'static str) -> Option<u64> {
+        let headers = [("prefer".parse().unwrap(), value.parse().unwrap())].into_iter().collect();
+        preferred_wait(&headers).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn the_preferred_wait_is_bounded_and_what_cannot_be_read_is_ignored() {
+        assert_eq!(wait_of("wait=5"), Some(5));
+        assert_eq!(wait_of("respond-async, Wait = \"7\"; x=y"), Some(7));
+        assert_eq!(wait_of("wait=100000"), Some(30));
+        for ignored in ["wait=0", "wait=-1", "wait=soon", "wait", "return=minimal", ""] {
+            assert_eq!(wait_of(ignored), None, "{ignored}");
+        }
+    }
+}

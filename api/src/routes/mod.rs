@@ -1,0 +1,39 @@
+//! The routes, by what they are about.
+
+mod commands;
+mod customers;
+mod health;
+mod orders;
+mod products;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post, put};
+
+use crate::App;
+
+/// All that takes commands or reads views.
+pub fn commands_and_views() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/orders", post(orders::place))
+        .route("/v1/orders/{id}", get(orders::show))
+        .route("/v1/orders/{id}/cancel", post(orders::cancel))
+        .route("/v1/orders/{id}/ship", post(orders::ship))
+        .route("/v1/orders/{id}/deliver", post(orders::deliver))
+        .route("/v1/orders/{id}/refund", post(orders::refund))
+        .route("/v1/customers", post(customers::register))
+        .route("/v1/customers/{id}", get(customers::show))
+        .route("/v1/customers/{id}/credit-limit", put(customers::set_credit_limit))
+        .route("/v1/customers/{id}/orders", get(customers::orders))
+        .route("/v1/products", get(products::list))
+        .route("/v1/products/{id}", get(products::show).put(products::define))
+        .route("/v1/products/{id}/restock", post(products::restock))
+        .route("/v1/products/{id}/retire", post(products::retire))
+        .route("/v1/commands/{id}", get(commands::show))
+}
+
+/// What is asked by whoever runs the edge.
+pub fn health() -> Router<Arc<App>> {
+    Router::new().route("/livez", get(health::live)).route("/readyz", get(health::ready))
+}

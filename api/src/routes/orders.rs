@@ -1,0 +1,73 @@
+//! Orders: placing, their further steps, reading one.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use millrace_shared::ids::OrderId;
+use millrace_shared::message::Subject;
+
+use crate::App;
+use crate::error::Problem;
+use crate::reading::{Freshness, document};
+use crate::request::{Posted, parameters, path_id};
+use crate::submit::submit;
+
+/// `POST /v1/orders`
+pub async fn place(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
+    submit(&app, "order.place", posted).await
+}
+
+/// `POST /v1/orders/{id}/cancel`
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    step(&app, "order.cancel", &id, posted).await
+}
+
+/// `POST /v1/orders/{id}/ship`
+pub async fn ship(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    step(&app, "order.ship", &id, posted).await
+}
+
+/// `POST /v1/orders/{id}/deliver`
+pub async fn deliver(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    step(&app, "order.deliver", &id, posted).await
+}
+
+/// `POST /v1/orders/{id}/refund`
+pub async fn refund(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    step(&app, "order.refund", &id, posted).await
+}
+
+async fn step(app: &App, kind: &str, id: &str, posted: Posted) -> Result<Response, Problem> {
+    submit(app, kind, posted.with("orderId", id)?).await
+}
+
+/// `GET /v1/orders/{id}`
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Result<Query<Freshness>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id: OrderId = path_id("orderId", &id)?;
+    let fresh = parameters(query)?;
+    Ok(document(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
+}

@@ -1,0 +1,359 @@
+//! The way of a command through the edge: read, given its ids, stored, answered.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::HeaderMap as NatsHeaders;
+use axum::Json;
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use millrace_shared::command::{COMMAND_ID_HEADER, Command, Given, Identified, KEY_HEADER, Source};
+use millrace_shared::ids::{CommandId, CustomerId};
+use millrace_shared::log::{AppendError, Entry};
+use millrace_shared::message::{Subject, TRACEPARENT, now};
+use millrace_shared::reason::Reason;
+use millrace_shared::views::{CommandStatus, CommandView, Document, ViewError};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::App;
+use crate::error::Problem;
+use crate::reading;
+use crate::request::{Posted, idempotency_key, preferred_wait, traceparent};
+
+/// How long storing a command may take before the client is told that its fate is not known.
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a look at Redis may hold an acceptance up, which can do without.
+const GLANCE: Duration = Duration::from_millis(100);
+/// After a failure Redis is left alone for this long on the way of an acceptance.
+const REST: Duration = Duration::from_secs(1);
+
+/// A command that is on its way.
+struct Asked {
+    command_id: CommandId,
+    subject: Subject,
+    id: String,
+    /// Whose order it places.
+    placed_by: Option<CustomerId>,
+}
+
+/// What is known of a command.
+enum Seen {
+    /// Not decided, or an order not paid yet: its status now.
+    Underway(String),
+    /// Refused, or an order that was rejected.
+    Refused(Reason, String),
+    /// Done: the subject after it.
+    Done(Document, String),
+}
+
+/// The part of an order's view that the edge reads.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OrderStanding {
+    status: String,
+    command_id: Option<CommandId>,
+    reason: Option<Reason>,
+    #[serde(default)]
+    detail: String,
+}
+
+/// Takes a command of a kind (`order.place`), as it stands in a request.
+pub async fn submit(app: &App, kind: &str, posted: Posted) -> Result<Response, Problem> {
+    let Posted { headers, body } = posted;
+    let given = Given { command_id: None, key: idempotency_key(&headers)? };
+    let command = Command::read(kind, body)?;
+    let identified = Identified::new(command.clone(), &given, Source::New)?;
+    let asked = Asked::new(&identified);
+    let wait = preferred_wait(&headers);
+    // Registered before anything happens, so that nothing is missed.
+    let waiter = match wait {
+        Some(wait) => match app.waiters.register(asked.keys()) {
+            Some(waiter) => Some((waiter, Instant::now() + wait)),
+            None => return Err(Problem::overloaded("too many requests wait for an outcome")),
+        },
+        None => None,
+    };
+    // A key that is known needs no second command.
+    let known = if given.key.is_some() { app.known(&asked).await } else { None };
+    let mut seen = match known {
+        Some(seen) => seen,
+        None => {
+            // An id that follows from the command's own is left to follow; an order's does not.
+            let stored = match &identified.command {
+                order @ Command::PlaceOrder(_) => order,
+                _ => &command,
+            };
+            app.store(stored, &asked, &given, &headers).await?;
+            app.mark(&asked).await;
+            Seen::Underway("pending".to_owned())
+        }
+    };
+    let Some((waiter, deadline)) = waiter else { return answer(&asked, seen, false) };
+    while matches!(seen, Seen::Underway(_)) {
+        match timeout_at(deadline, app.look(&asked)).await {
+            Ok(Ok(newer)) => seen = newer,
+            Ok(Err(error)) => tracing::debug!(%error, "the outcome cannot be looked at now"),
+            Err(_) => break,
+        }
+        if !matches!(seen, Seen::Underway(_)) || !waiter.changed(deadline).await {
+            break;
+        }
+    }
+    let mut response = answer(&asked, seen, true)?;
+    if let Some(wait) = wait
+        && let Ok(applied) = HeaderValue::from_str(&format!("wait={}", wait.as_secs()))
+    {
+        response.headers_mut().insert("preference-applied", applied);
+    }
+    Ok(response)
+}
+
+impl Asked {
+    fn new(identified: &Identified) -> Self {
+        let (subject, id) = identified.command.target();
+        let placed_by = match &identified.command {
+            Command::PlaceOrder(order) => Some(order.customer_id.clone()),
+            _ => None,
+        };
+        Self { command_id: identified.command_id, subject, id, placed_by }
+    }
+
+    /// What changes when the command is carried out.
+    fn keys(&self) -> Vec<String> {
+        vec![format!("command/{}", self.command_id), format!("{}/{}", self.subject, self.id)]
+    }
+
+    fn view(&self) -> CommandView {
+        CommandView::pending(self.command_id).about(self.subject, self.id.clone())
+    }
+
+    /// Where what it is about, and its outcome, can be read.
+    fn resource(&self) -> String {
+        format!("/v1/{}s/{}", self.subject, self.id)
+    }
+
+    fn outcome(&self) -> String {
+        format!("/v1/commands/{}", self.command_id)
+    }
+
+    fn name(&self) -> String {
+        format!("{}Id", self.subject)
+    }
+}
+
+impl App {
+    /// What is known already of a command with an idempotency key; nothing, if Redis is away.
+    async fn known(&self, asked: &Asked) -> Option<Seen> {
+        if !self.marks.may_try() || !self.views.is_connected() {
+            return None;
+        }
+        let look = async {
+            if let Some(reused) = self.reused(asked).await? {
+                return Ok(Some(reused));
+            }
+            match self.views.command(asked.command_id).await? {
+                Some(_) => self.look(asked).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        timeout(GLANCE, look).await.ok().and_then(|seen: Result<_, ViewError>| seen.ok()).flatten()
+    }
+
+    /// Whether the order of this customer and key was placed by a command with another body.
+    async fn reused(&self, asked: &Asked) -> Result<Option<Seen>, ViewError> {
+        if asked.placed_by.is_none() {
+            return Ok(None);
+        }
+        let document = self.views.document(asked.subject, &asked.id).await?;
+        // While it is pending, the ledger has not decided which body is the key's.
+        let Some(document) = document.filter(|document| document.version > 0) else {
+            return Ok(None);
+        };
+        let standing = standing(&document)?;
+        let other = standing.command_id.is_some_and(|id| id != asked.command_id);
+        let detail = "the idempotency key was used with another body";
+        Ok(other.then(|| Seen::Refused(Reason::IdempotencyKeyReused, detail.to_owned())))
+    }
+
+    /// What is to be seen of a command now.
+    async fn look(&self, asked: &Asked) -> Result<Seen, ViewError> {
+        let pending = || Seen::Underway("pending".to_owned());
+        let Some(outcome) = self.views.command(asked.command_id).await? else {
+            return Ok(pending());
+        };
+        match (outcome.status, outcome.reason) {
+            (CommandStatus::Pending, _) => return Ok(pending()),
+            (CommandStatus::Rejected, Some(reason)) => {
+                return Ok(Seen::Refused(reason, outcome.detail.unwrap_or_default()));
+            }
+            (CommandStatus::Accepted | CommandStatus::Rejected, _) => {}
+        }
+        let document = self.views.document(asked.subject, &asked.id).await?;
+        let Some(document) = document.filter(|d| d.version >= outcome.version.unwrap_or(1)) else {
+            return Ok(pending());
+        };
+        if asked.placed_by.is_none() {
+            return Ok(Seen::Done(document, "accepted".to_owned()));
+        }
+        let standing = standing(&document)?;
+        Ok(match (standing.status.as_str(), standing.reason) {
+            ("pending" | "validated", _) => Seen::Underway(standing.status),
+            ("rejected", Some(reason)) => Seen::Refused(reason, standing.detail),
+            _ => Seen::Done(document, standing.status),
+        })
+    }
+
+    /// Stores the command. Only an answer that says so means that it has had no effect.
+    async fn store(
+        &self,
+        command: &Command,
+        asked: &Asked,
+        given: &Given,
+        headers: &HeaderMap,
+    ) -> Result<(), Problem> {
+        if !self.can_accept() {
+            return Err(Problem::unavailable("NATS cannot be reached; nothing was stored"));
+        }
+        let payload = serde_json::to_vec(command).map_err(|error| {
+            tracing::error!(%error, "a command cannot be written as JSON");
+            Problem::internal()
+        })?;
+        let mut about = NatsHeaders::new();
+        about.insert(COMMAND_ID_HEADER, asked.command_id.to_string().as_str());
+        if let Some(key) = &given.key {
+            about.insert(KEY_HEADER, key.as_str());
+        }
+        if let Some(traceparent) = traceparent(headers) {
+            about.insert(TRACEPARENT, traceparent);
+        }
+        let entry = Entry {
+            subject: self.topology.command(command.kind()),
+            payload: payload.into(),
+            headers: about,
+            expect: None,
+        };
+        match self.commands.try_append(vec![entry], STORE_PATIENCE).await {
+            Ok(_) => Ok(()),
+            Err(AppendError::Full(reason)) => {
+                tracing::warn!(%reason, "commands are refused");
+                Err(Problem::overloaded("no more commands can be stored now; nothing was stored"))
+            }
+            Err(AppendError::Unavailable(reason)) => {
+                tracing::warn!(%reason, "a command was not confirmed in time");
+                Err(outcome_unknown(asked))
+            }
+            Err(error @ (AppendError::Refused(_) | AppendError::Conflict)) => {
+                tracing::error!(%error, "a command cannot be stored");
+                Err(Problem::internal())
+            }
+        }
+    }
+
+    /// Notes in the views that the command is pending: a courtesy for who reads right away.
+    async fn mark(&self, asked: &Asked) {
+        if !self.marks.may_try() || !self.views.is_connected() {
+            return;
+        }
+        let placed = asked.placed_by.as_ref().map(|customer| (customer, now()));
+        let marked = timeout(GLANCE, self.views.mark_pending(&asked.view(), placed)).await;
+        if !matches!(marked, Ok(Ok(()))) {
+            tracing::debug!("a pending command was not marked in the views");
+            self.marks.failed();
+        }
+    }
+}
+
+fn standing(document: &Document) -> Result<OrderStanding, ViewError> {
+    serde_json::from_str(&document.json).map_err(|_| ViewError::Damaged("of an order".to_owned()))
+}
+
+fn outcome_unknown(asked: &Asked) -> Problem {
+    let detail = "NATS did not confirm the command in time: it may be stored or not. Read the \
+                  outcome, or send it again with the same idempotency key";
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let title = "Outcome unknown";
+    let problem = Problem::new(status, "/problems/outcome-unknown", title, detail).retry();
+    problem
+        .with("commandId", asked.command_id.to_string())
+        .with(&asked.name(), asked.id.as_str())
+        .with("links", links(asked))
+}
+
+fn links(asked: &Asked) -> Value {
+    json!({ asked.subject.as_str(): asked.resource(), "command": asked.outcome() })
+}
+
+/// The answer; `waited` where the client has asked to be told the outcome.
+fn answer(asked: &Asked, seen: Seen, waited: bool) -> Result<Response, Problem> {
+    let status = match seen {
+        Seen::Refused(reason, detail) => {
+            let status = refusal_status(reason, asked.placed_by.is_some());
+            return Err(Problem::refused(status, reason, detail)
+                .with("commandId", asked.command_id.to_string())
+                .with(&asked.name(), asked.id.as_str()));
+        }
+        Seen::Done(document, _) if waited => {
+            let document = match asked.subject {
+                Subject::Customer => reading::with_credit(document)?,
+                _ => document,
+            };
+            let mut response = reading::document(&HeaderMap::new(), document);
+            if asked.placed_by.is_some() {
+                *response.status_mut() = StatusCode::CREATED;
+                locate(&mut response, asked);
+            }
+            return Ok(response);
+        }
+        Seen::Done(_, status) | Seen::Underway(status) => status,
+    };
+    let body = json!({
+        asked.name(): asked.id,
+        "commandId": asked.command_id,
+        "status": status,
+        "links": links(asked),
+    });
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    locate(&mut response, asked);
+    Ok(response)
+}
+
+fn locate(response: &mut Response, asked: &Asked) {
+    // Ids have no character that a header may not have.
+    if let Ok(location) = HeaderValue::from_str(&asked.resource()) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+}
+
+/// 404 for what does not exist, 409 for what does not fit its state, 422 for all else. An order
+/// that names something unknown exists itself: rejected.
+fn refusal_status(reason: Reason, places: bool) -> StatusCode {
+    match reason {
+        Reason::UnknownOrder | Reason::UnknownCustomer | Reason::UnknownProduct if !places => {
+            StatusCode::NOT_FOUND
+        }
+        Reason::NotAllowed | Reason::AlreadyExists | Reason::CurrencyMismatch => {
+            StatusCode::CONFLICT
+        }
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+/// Whether pending commands are marked in the views: not for a while after it has failed.
+#[derive(Debug, Default)]
+pub struct Marks {
+    failed_at: Mutex<Option<Instant>>,
+}
+
+impl Marks {
+    fn may_try(&self) -> bool {
+        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
+        failed_at.is_none_or(|at| at.elapsed() >= REST)
+    }
+
+    fn failed(&self) {
+        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
