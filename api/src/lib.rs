@@ -12,7 +12,7 @@ pub mod wait;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_nats::connection::State as Connection;
@@ -43,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(75);
 const REQUESTS: usize = 8_000;
 /// Requests that wait for an outcome at a time.
 const WAITING: usize = 4_000;
+/// How long the first request waits for NATS and Redis to be connected.
+const WARM_UP: Duration = Duration::from_secs(3);
 /// How long requests that are under way get when the process is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -86,6 +88,19 @@ impl App {
     /// Whether commands can be stored now.
     pub fn can_accept(&self) -> bool {
         self.nats.connection_state() == Connection::Connected
+    }
+
+    /// Whether views can be read now.
+    pub fn can_read(&self) -> bool {
+        self.views.is_connected()
+    }
+
+    /// Gives both connections a moment, so that the first requests are not refused for nothing.
+    async fn warm_up(&self) {
+        let start = Instant::now();
+        while !(self.can_accept() && self.can_read()) && start.elapsed() < WARM_UP {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -137,7 +152,8 @@ impl Server {
                 .await
             }
         });
-        tracing::info!(address = %self.address, "the api listens");
+        app.warm_up().await;
+        tracing::info!(address = %self.address, "the api answers");
         let listener = Bounded::new(self.listener, CONNECTIONS, PATIENCE);
         let stop = shutdown.clone();
         let serving = axum::serve(listener, router(&app))

@@ -50,7 +50,7 @@ impl From<ViewError> for Problem {
 impl App {
     /// Reads go nowhere without Redis: this is told at once and not after a time-out.
     pub fn check_views(&self) -> Result<(), Problem> {
-        if self.views.is_connected() {
+        if self.can_read() {
             Ok(())
         } else {
             Err(Problem::unavailable("Redis cannot be reached"))

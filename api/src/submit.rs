@@ -147,7 +147,7 @@ impl Asked {
 impl App {
     /// What is known already of a command with an idempotency key; nothing, if Redis is away.
     async fn known(&self, asked: &Asked) -> Option<Seen> {
-        if !self.marks.may_try() || !self.views.is_connected() {
+        if !self.marks.may_try() || !self.can_read() {
             return None;
         }
         let look = async {
@@ -254,7 +254,7 @@ impl App {
 
     /// Notes in the views that the command is pending: a courtesy for who reads right away.
     async fn mark(&self, asked: &Asked) {
-        if !self.marks.may_try() || !self.views.is_connected() {
+        if !self.marks.may_try() || !self.can_read() {
             return;
         }
         let placed = asked.placed_by.as_ref().map(|customer| (customer, now()));

@@ -19,7 +19,7 @@ pub async fn live() -> Json<Value> {
 /// has work that it can do; without both it is not ready.
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
     let word = |up: bool| if up { "up" } else { "down" };
-    let (accepts, reads) = (app.can_accept(), app.views.is_connected());
+    let (accepts, reads) = (app.can_accept(), app.can_read());
     let status = if accepts || reads { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "status": if accepts && reads { "ok" } else if accepts || reads { "degraded" } else { "down" },
