@@ -47,6 +47,7 @@ async fn an_order_over_nats_without_any_ids_is_carried_out_and_its_outcome_can_b
     let id = outcome["orderId"].as_str().expect("an order id");
     let order = system.order_in(id, "paid").await;
     assert_eq!(order["payment"]["method"], "account");
+    system.settle().await;
     let customer = system.get("/v1/customers/bob").await.body;
     assert_eq!(customer["creditUsed"]["amount"], 900);
     assert_eq!(customer["creditAvailable"]["amount"], 9_100);

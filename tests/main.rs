@@ -1,8 +1,17 @@
 //! End-to-end tests against the real servers. One private set of servers serves the whole run; each
 //! test has a namespace of its own (streams, database, keys), so tests run side by side.
 
+mod apart;
+mod bad_input;
+mod clients;
+mod command_line;
 mod flow;
 mod harness;
 mod once;
+mod parking;
+mod process;
 mod rejections;
+mod replay;
+mod replicas;
 mod steps;
+mod up;

@@ -100,16 +100,16 @@ async fn an_order_cancelled_while_pending_is_never_charged() {
     let id = placed.text("/orderId");
     assert_eq!(system.order(&id).await["status"], "pending");
     assert_eq!(system.post(&format!("/v1/orders/{id}/cancel"), &json!({})).await.status, 202);
-    let workers = [system.run(Role::Validation), system.run(Role::Payment)];
+    let validation = system.run(Role::Validation);
     system.order_in(&id, "cancelled").await;
+    let payment = system.run(Role::Payment);
     system.settle().await;
     assert_eq!(system.steps(&id).await, ["validated", "cancelled"]);
     assert_eq!(booked(&system, &id).await, (0, 0));
     system.stock_is("map", [5, 0, 0]).await;
-    for worker in workers {
+    for worker in [validation, payment, view] {
         worker.stop().await;
     }
-    view.stop().await;
     system.stop().await;
 }
 

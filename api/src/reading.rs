@@ -50,11 +50,7 @@ impl From<ViewError> for Problem {
 impl App {
     /// Reads go nowhere without Redis: this is told at once and not after a time-out.
     pub fn check_views(&self) -> Result<(), Problem> {
-        if self.can_read() {
-            Ok(())
-        } else {
-            Err(Problem::unavailable("Redis cannot be reached"))
-        }
+        if self.can_read() { Ok(()) } else { Err(Problem::unavailable("Redis cannot be reached")) }
     }
 
     /// A document as fresh as it was asked for, or as it becomes in the given time.
@@ -123,7 +119,7 @@ struct Shown<'a> {
 }
 
 /// Shows a customer's credit as money.
-pub fn with_credit(document: Document) -> Result<Document, Problem> {
+pub fn with_credit(document: &Document) -> Result<Document, Problem> {
     let damaged = |error: serde_json::Error| {
         tracing::error!(%error, "the view of a customer is damaged");
         Problem::internal()
@@ -140,7 +136,8 @@ pub fn with_credit(document: Document) -> Result<Document, Problem> {
         credit_available: customer.credit_limit.map(left).and_then(money),
         version: customer.version,
     };
-    Ok(Document { json: serde_json::to_string(&shown).map_err(damaged)?, ..document })
+    let json = serde_json::to_string(&shown).map_err(damaged)?;
+    Ok(Document { json, version: document.version })
 }
 
 /// A page of a list as an answer.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{FromRequest, Query, Request};
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
+use futures_util::StreamExt as _;
 use millrace_shared::command::{self, FieldError, KEY_HEADER, MAX_BYTES};
 use millrace_shared::message::{TRACEPARENT, is_traceparent};
 use serde_json::{Map, Value};
@@ -16,6 +17,8 @@ use crate::error::Problem;
 
 /// How long a body may take to arrive.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a body that are read although they are too many.
+const MOST_FORGOTTEN: usize = 16 * 1024 * 1024;
 /// The longest time that a request may wait for an outcome.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -33,7 +36,7 @@ impl<S: Sync> FromRequest<S> for Posted {
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
+        let bytes = timeout(BODY_PATIENCE, read(body)).await.map_err(|_| too_slow())??;
         let body = match bytes.as_slice() {
             [] => Map::new(),
             bytes => {
@@ -56,26 +59,35 @@ impl Posted {
     }
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
-    let too_large = || {
-        let detail = format!("the body must not be larger than {MAX_BYTES} bytes");
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
-        Problem::new(status, "/problems/payload-too-large", "Payload too large", detail)
-    };
-    let announced = text(headers, CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
-    if announced.is_some_and(|length: usize| length > MAX_BYTES) {
-        return Err(too_large());
-    }
-    match timeout(BODY_PATIENCE, to_bytes(body, MAX_BYTES)).await {
-        Ok(Ok(bytes)) => Ok(bytes.into()),
-        // Or the connection has ended, and nobody reads this.
-        Ok(Err(_)) => Err(too_large()),
-        Err(_) => {
-            let detail = format!("the body did not arrive within {} s", BODY_PATIENCE.as_secs());
-            let status = StatusCode::REQUEST_TIMEOUT;
-            Err(Problem::new(status, "/problems/request-timeout", "Request timeout", detail))
+/// The body, unless it is too large. Some of what is too much is read and forgotten: a client that
+/// is still sending when the connection is closed never sees the answer.
+async fn read(body: Body) -> Result<Vec<u8>, Problem> {
+    let mut stream = body.into_data_stream();
+    let (mut bytes, mut seen) = (Vec::new(), 0);
+    while let Some(chunk) = stream.next().await {
+        let Ok(chunk) = chunk else {
+            // Nobody is there to read this.
+            return Err(Problem::field(FieldError::new("body", "invalid", "ended too early")));
+        };
+        seen += chunk.len();
+        if seen <= MAX_BYTES {
+            bytes.extend_from_slice(&chunk);
+        } else if seen > MOST_FORGOTTEN {
+            break;
         }
     }
+    if seen <= MAX_BYTES {
+        return Ok(bytes);
+    }
+    let detail = format!("the body must not be larger than {MAX_BYTES} bytes");
+    let status = StatusCode::PAYLOAD_TOO_LARGE;
+    Err(Problem::new(status, "/problems/payload-too-large", "Payload too large", detail))
+}
+
+fn too_slow() -> Problem {
+    let detail = format!("the body did not arrive within {} s", BODY_PATIENCE.as_secs());
+    let status = StatusCode::REQUEST_TIMEOUT;
+    Problem::new(status, "/problems/request-timeout", "Request timeout", detail)
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
@@ -105,7 +117,7 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut keys = headers.get_all(KEY_HEADER).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     let refused = |mut error: FieldError| {
-        error.field = KEY_HEADER.to_owned();
+        KEY_HEADER.clone_into(&mut error.field);
         Problem::field(error)
     };
     if keys.next().is_some() {

@@ -78,18 +78,17 @@ pub async fn submit(app: &App, kind: &str, posted: Posted) -> Result<Response, P
     };
     // A key that is known needs no second command.
     let known = if given.key.is_some() { app.known(&asked).await } else { None };
-    let mut seen = match known {
-        Some(seen) => seen,
-        None => {
-            // An id that follows from the command's own is left to follow; an order's does not.
-            let stored = match &identified.command {
-                order @ Command::PlaceOrder(_) => order,
-                _ => &command,
-            };
-            app.store(stored, &asked, &given, &headers).await?;
-            app.mark(&asked).await;
-            Seen::Underway("pending".to_owned())
-        }
+    let mut seen = if let Some(seen) = known {
+        seen
+    } else {
+        // An id that follows from the command's own is left to follow; an order's does not.
+        let stored = match &identified.command {
+            order @ Command::PlaceOrder(_) => order,
+            _ => &command,
+        };
+        app.store(stored, &asked, &given, &headers).await?;
+        app.mark(&asked).await;
+        Seen::Underway("pending".to_owned())
     };
     let Some((waiter, deadline)) = waiter else { return answer(&asked, seen, false) };
     while matches!(seen, Seen::Underway(_)) {
@@ -297,7 +296,7 @@ fn answer(asked: &Asked, seen: Seen, waited: bool) -> Result<Response, Problem> 
         }
         Seen::Done(document, _) if waited => {
             let document = match asked.subject {
-                Subject::Customer => reading::with_credit(document)?,
+                Subject::Customer => reading::with_credit(&document)?,
                 _ => document,
             };
             let mut response = reading::document(&HeaderMap::new(), document);

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, Message, stream};
 use async_nats::{Client, HeaderMap, jetstream};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
@@ -36,6 +37,9 @@ const GRACE: Duration = Duration::from_secs(15);
 const ATTEMPTS: u64 = 8;
 /// From this delivery on a message is handled alone, so that it spoils no others' batch.
 const ALONE_FROM: u64 = 3;
+
+/// A parked message larger than this (bytes) stays in its stream only.
+const MOST_COPIED: usize = 512 * 1024;
 
 /// What a worker is: its place in the topology, and what it does with a batch.
 pub trait Worker: Send + Sync + 'static {
@@ -319,37 +323,56 @@ async fn process_batch<W: Worker>(
 ) -> bool {
     let (messages, deliveries): (Vec<Message>, Vec<Delivery<W::Message>>) =
         batch.into_iter().unzip();
-    let verdicts = {
-        // A panic is a defect, but it must not take the loop or other messages with it.
-        let guarded = AssertUnwindSafe(worker.handle(&deliveries)).catch_unwind();
-        let work = tokio::time::timeout(LIMIT, guarded);
-        tokio::pin!(work);
-        let mut progress = tokio::time::interval(PROGRESS);
-        progress.tick().await;
-        loop {
-            tokio::select! {
-                done = &mut work => break done,
-                _ = progress.tick() => {
-                    for message in &messages {
-                        message.ack_with(AckKind::Progress).await.ok();
-                    }
+    let mut away = false;
+    let mut again = Vec::new();
+    for (at, verdict) in judge(worker, &messages, &deliveries).await.into_iter().enumerate() {
+        // Perhaps only because of another message in the batch.
+        if messages.len() > 1 && matches!(verdict, Verdict::Failed(_) | Verdict::Park(_)) {
+            again.push(at);
+        } else {
+            away |= matches!(verdict, Verdict::Unavailable(_));
+            settler.settle(&messages[at], deliveries[at].attempt, verdict).await;
+        }
+    }
+    for at in again {
+        for verdict in judge(worker, &messages[at..=at], &deliveries[at..=at]).await {
+            away |= matches!(verdict, Verdict::Unavailable(_));
+            settler.settle(&messages[at], deliveries[at].attempt, verdict).await;
+        }
+    }
+    away
+}
+
+/// The worker's verdict on each message, whatever it does; meanwhile the server is told that they
+/// are being worked on.
+async fn judge<W: Worker>(
+    worker: &W,
+    messages: &[Message],
+    deliveries: &[Delivery<W::Message>],
+) -> Vec<Verdict> {
+    // A panic is a defect, but it must not take the loop or other messages with it.
+    let guarded = AssertUnwindSafe(worker.handle(deliveries)).catch_unwind();
+    let work = tokio::time::timeout(LIMIT, guarded);
+    tokio::pin!(work);
+    let mut progress = tokio::time::interval(PROGRESS);
+    progress.tick().await;
+    let ended = loop {
+        tokio::select! {
+            ended = &mut work => break ended,
+            _ = progress.tick() => {
+                for message in messages {
+                    message.ack_with(AckKind::Progress).await.ok();
                 }
             }
         }
     };
-    let (verdicts, missing) = match verdicts {
+    let (mut verdicts, missing) = match ended {
         Ok(Ok(verdicts)) => (verdicts, "the worker gave no verdict".to_owned()),
         Ok(Err(_)) => (Vec::new(), "the worker panicked".to_owned()),
         Err(_) => (Vec::new(), format!("it took longer than {} s", LIMIT.as_secs())),
     };
-    let mut away = false;
-    for (index, (message, delivery)) in messages.iter().zip(&deliveries).enumerate() {
-        let verdict =
-            verdicts.get(index).cloned().unwrap_or_else(|| Verdict::Failed(missing.clone()));
-        away |= matches!(verdict, Verdict::Unavailable(_));
-        settler.settle(message, delivery.attempt, verdict).await;
-    }
-    away
+    verdicts.resize_with(messages.len(), || Verdict::Failed(missing.clone()));
+    verdicts
 }
 
 /// The one place that acks.
@@ -404,16 +427,19 @@ impl Settler {
     async fn park(&self, message: &Message, attempt: u64, reason: &str) -> anyhow::Result<()> {
         let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
         let mut headers = HeaderMap::new();
+        // With what is added it must not become larger than the server takes.
+        let copied = message.length <= MOST_COPIED;
         for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
             // The original's instructions to the server are not for PARKED.
-            if !name.to_string().starts_with("Nats-") {
+            if copied && !name.to_string().starts_with("Nats-") {
                 for value in values {
                     headers.append(name.clone(), value.clone());
                 }
             }
         }
         let sequence = info.stream_sequence.to_string();
-        let one_line = reason.replace(['\r', '\n'], " ");
+        let one_line: String =
+            reason.chars().take(1000).map(|c| if c.is_control() { ' ' } else { c }).collect();
         for (name, value) in [
             ("Millrace-Worker", self.worker),
             ("Millrace-Stream", info.stream),
@@ -427,10 +453,13 @@ impl Settler {
         ] {
             headers.insert(name, value);
         }
+        if !copied {
+            headers.insert("Millrace-Payload", "too large to be copied: it is in the stream");
+        }
         let kind = if info.stream == self.topology.commands_stream() { "command" } else { "event" };
         let entry = Entry {
             subject: self.topology.parked(self.worker, kind),
-            payload: message.payload.clone(),
+            payload: if copied { message.payload.clone() } else { Bytes::new() },
             headers,
             expect: None,
         };

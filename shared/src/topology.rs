@@ -7,6 +7,9 @@ use async_nats::jetstream::{self, stream};
 use crate::ids::{CommandId, OrderId};
 use crate::message::Subject;
 
+/// The consumer of COMMANDS that decides: what it has acknowledged has its outcome in EVENTS.
+pub const DECIDER: &str = "validation";
+
 /// The names below one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {

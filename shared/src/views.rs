@@ -435,8 +435,8 @@ impl Event {
     }
 }
 
-/// The outcome of a command that an event tells.
-fn command_view(event: &Event) -> Result<Option<CommandView>, ViewError> {
+/// The outcome of a command that an event tells, if it tells one.
+pub fn command_view(event: &Event) -> Result<Option<CommandView>, ViewError> {
     let Some(command_id) = event.answers() else { return Ok(None) };
     let mut view = CommandView::pending(command_id);
     view.status = CommandStatus::Accepted;

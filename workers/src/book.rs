@@ -80,6 +80,9 @@ pub struct Book {
     pub orders: HashMap<OrderId, Known>,
     /// Orders that the batch places and that were placed before.
     pub placed: HashSet<OrderId>,
+    /// The stream sequences of commands before which others may be undecided: what such a command
+    /// names and is not there may be on its way.
+    pub early: HashSet<u64>,
     /// Decisions by command.
     pub decided: HashMap<CommandId, Past>,
     /// Decisions by idempotency key.
@@ -212,7 +215,7 @@ impl Book {
             Command::SetCreditLimit(set) => {
                 let Some(customer) = self.customers.get(&set.customer_id) else {
                     let detail = format!("there is no customer {}", set.customer_id);
-                    return Ok(refused(Reason::UnknownCustomer, detail));
+                    return Ok(self.missing(incoming, Reason::UnknownCustomer, detail));
                 };
                 match customer.set_credit_limit(set.credit_limit) {
                     Ok(event) => self.change_customer(&set.customer_id, &event, &cause, now),
@@ -231,12 +234,14 @@ impl Book {
                 self.change_product(&define.product_id, &event, &cause, now)
             }
             Command::RestockProduct(restock) => {
-                self.step_product(&restock.product_id, &cause, now, |product| {
+                self.step_product(&restock.product_id, incoming, now, |product| {
                     product.restock(restock.quantity)
                 })
             }
             Command::RetireProduct(retire) => {
-                self.step_product(&retire.product_id, &cause, now, |_| Ok(ProductEvent::Retired {}))
+                self.step_product(&retire.product_id, incoming, now, |_| {
+                    Ok(ProductEvent::Retired {})
+                })
             }
         }
     }
@@ -248,6 +253,11 @@ impl Book {
         now: DateTime<Utc>,
     ) -> Result<Outcome> {
         let order_id = command.order_id.context("a placement without an order id")?;
+        let complete = self.customers.contains_key(&command.customer_id)
+            && command.lines.iter().all(|line| self.products.contains_key(&line.product_id));
+        if !complete && self.early.contains(&incoming.sequence) {
+            return Ok(Outcome::NotYet);
+        }
         if !self.placed.insert(order_id) {
             let detail = format!("the order {order_id} was placed by another command");
             return Ok(refused(Reason::AlreadyExists, detail));
@@ -308,6 +318,15 @@ impl Book {
         Ok(Outcome::Events(vec![Event::order(&event, order, cause)?], None))
     }
 
+    /// What a command names is not there: not yet, or not at all.
+    fn missing(&self, incoming: &Incoming, reason: Reason, detail: String) -> Outcome {
+        if self.early.contains(&incoming.sequence) {
+            Outcome::NotYet
+        } else {
+            refused(reason, detail)
+        }
+    }
+
     fn change_customer(
         &mut self,
         id: &CustomerId,
@@ -332,15 +351,16 @@ impl Book {
     fn step_product(
         &mut self,
         id: &ProductId,
-        cause: &Cause,
+        incoming: &Incoming,
         now: DateTime<Utc>,
         decide: impl FnOnce(&Product) -> Result<ProductEvent, Refusal>,
     ) -> Result<Outcome> {
         let Some(product) = self.products.get(id) else {
-            return Ok(refused(Reason::UnknownProduct, format!("there is no product {id}")));
+            let detail = format!("there is no product {id}");
+            return Ok(self.missing(incoming, Reason::UnknownProduct, detail));
         };
         match decide(product) {
-            Ok(event) => self.change_product(id, &event, cause, now),
+            Ok(event) => self.change_product(id, &event, &incoming.cause(), now),
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         }
     }
@@ -463,23 +483,10 @@ fn refusal_of(event: &Event) -> Result<Option<Refusal>> {
 }
 
 fn about(command: &Identified) -> About {
-    let (subject, id) = match &command.command {
-        Command::PlaceOrder(place) => {
-            (Subject::Order, place.order_id.map(|id| id.to_string()).unwrap_or_default())
-        }
-        Command::CancelOrder(step) | Command::RefundOrder(step) => {
-            (Subject::Order, step.order_id.to_string())
-        }
-        Command::ShipOrder(ship) => (Subject::Order, ship.order_id.to_string()),
-        Command::DeliverOrder(deliver) => (Subject::Order, deliver.order_id.to_string()),
-        Command::RegisterCustomer(register) => (
-            Subject::Customer,
-            register.customer_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ),
-        Command::SetCreditLimit(set) => (Subject::Customer, set.customer_id.to_string()),
-        Command::DefineProduct(define) => (Subject::Product, define.product_id.to_string()),
-        Command::RestockProduct(restock) => (Subject::Product, restock.product_id.to_string()),
-        Command::RetireProduct(retire) => (Subject::Product, retire.product_id.to_string()),
-    };
+    let (subject, id) = command.command.target();
     About { subject, id }
 }
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

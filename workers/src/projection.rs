@@ -4,7 +4,7 @@
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
 use millrace_shared::message::Event;
 use millrace_shared::topology::Topology;
-use millrace_shared::views::{ViewError, Views};
+use millrace_shared::views::Views;
 
 /// The worker that keeps the views.
 #[derive(Debug)]
@@ -16,13 +16,6 @@ impl Projection {
     /// A projection into `views`.
     pub fn new(views: Views) -> Self {
         Self { views }
-    }
-
-    async fn one(&self, event: &Event) -> Verdict {
-        match self.views.apply(std::iter::once(event)).await {
-            Ok(()) => Verdict::Done,
-            Err(error) => Verdict::of(&error.into()),
-        }
     }
 }
 
@@ -45,17 +38,10 @@ impl Worker for Projection {
     }
 
     async fn handle(&self, batch: &[Delivery<Event>]) -> Vec<Verdict> {
-        match self.views.apply(batch.iter().map(|delivery| &delivery.message)).await {
-            Ok(()) => vec![Verdict::Done; batch.len()],
-            // One event cannot be shown: the others must not suffer for it.
-            Err(ViewError::Event(_)) => {
-                let mut verdicts = Vec::with_capacity(batch.len());
-                for delivery in batch {
-                    verdicts.push(self.one(&delivery.message).await);
-                }
-                verdicts
-            }
-            Err(error) => vec![Verdict::of(&error.into()); batch.len()],
-        }
+        let verdict = match self.views.apply(batch.iter().map(|delivery| &delivery.message)).await {
+            Ok(()) => Verdict::Done,
+            Err(error) => Verdict::of(&error.into()),
+        };
+        vec![verdict; batch.len()]
     }
 }

@@ -17,7 +17,7 @@ use millrace_shared::ids::OrderId;
 use millrace_shared::log::{AppendError, Entry, Log, Stored};
 use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
 use millrace_shared::order::Order;
-use millrace_shared::topology::Topology;
+use millrace_shared::topology::{DECIDER, Topology};
 use sqlx::PgPool;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ use crate::ledger;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a command is decided anew because its order has gone on meanwhile.
 const ROUNDS: usize = 8;
-/// After so many deliveries a command is no longer kept waiting for a placement before it.
+/// After so many deliveries a command is no longer kept waiting for what others before it may bring.
 const WAITING: u64 = 20;
 
 /// The worker on COMMANDS.
@@ -58,23 +58,41 @@ impl Validation {
         batch: &[&Delivery<Incoming>],
         orders: &HashMap<OrderId, Option<Stored>>,
     ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
-        let floor = self.floor(orders).await?;
+        let mut outcome = self.decide_after(0, batch, orders).await?;
+        let open = |delivery: &&&Delivery<Incoming>| {
+            outcome.get(&delivery.sequence).is_some_and(Option::is_none)
+        };
+        let open: Vec<&Delivery<Incoming>> = batch.iter().filter(open).copied().collect();
+        if !open.is_empty() {
+            // Something that they name is missing: is it on its way, or is it nowhere?
+            let settled = self.settled(batch).await?;
+            outcome.extend(self.decide_after(settled, &open, orders).await?);
+        }
+        Ok(outcome)
+    }
+
+    /// Decides the batch, knowing that all commands up to the stream sequence `settled` are decided.
+    async fn decide_after(
+        &self,
+        settled: u64,
+        batch: &[&Delivery<Incoming>],
+        orders: &HashMap<OrderId, Option<Stored>>,
+    ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
         let incoming: Vec<&Incoming> = batch.iter().map(|delivery| &delivery.message).collect();
         let mut tx = self.pool.begin().await?;
         let mut book = ledger::load(&mut tx, &incoming).await?;
         let ids: Vec<Uuid> = orders.keys().map(|id| id.0).collect();
         let placed: BTreeSet<OrderId> = ledger::orders(&mut tx, &ids).await?.into_iter().collect();
         for delivery in batch {
+            let early = delivery.sequence > settled + 1 && delivery.attempt < WAITING;
+            if early {
+                book.early.insert(delivery.sequence);
+            }
             let Some(id) = delivery.message.continues() else { continue };
             let known = match orders.get(&id).and_then(Option::as_ref) {
                 Some(stored) => Known::Here(stored.event.state::<Order>()?.into()),
-                // Every command before this one is decided: no placement is on its way.
-                None if !placed.contains(&id)
-                    && (floor + 1 >= delivery.sequence || delivery.attempt >= WAITING) =>
-                {
-                    Known::Nowhere
-                }
-                None => Known::NotYet,
+                None if early || placed.contains(&id) => Known::NotYet,
+                None => Known::Nowhere,
             };
             book.orders.insert(id, known);
         }
@@ -126,17 +144,20 @@ impl Validation {
         Ok(found.await?.into_iter().collect())
     }
 
-    /// Up to which stream sequence all commands are settled; asked only if an order is missing.
-    async fn floor(&self, orders: &HashMap<OrderId, Option<Stored>>) -> Result<u64> {
-        if orders.values().all(Option::is_some) {
-            return Ok(0);
-        }
+    /// Up to which stream sequence all commands are decided, those of the batch included.
+    async fn settled(&self, batch: &[&Delivery<Incoming>]) -> Result<u64> {
         let stream = self.log.other(&self.topology.commands_stream()).await?;
         let info = stream
             .consumer_info(Self::NAME)
             .await
             .context("the state of validation's consumer cannot be read")?;
-        Ok(info.ack_floor.stream_sequence)
+        let mut settled = info.ack_floor.stream_sequence;
+        for delivery in batch {
+            if delivery.sequence == settled + 1 {
+                settled += 1;
+            }
+        }
+        Ok(settled)
     }
 
     /// Appends the events of one order (or of one command that touched nothing).
@@ -216,7 +237,7 @@ impl Validation {
         let mut groups: BTreeMap<(Subject, String), Group<'_>> = BTreeMap::new();
         for delivery in batch {
             let verdict = match decided.remove(&delivery.sequence).flatten() {
-                None => Verdict::Later("the order is not in the log yet".to_owned()),
+                None => Verdict::Later("what it names is not there yet".to_owned()),
                 Some(events) => {
                     for event in events {
                         let subject = (event.subject, event.subject_id.clone());
@@ -267,7 +288,7 @@ fn to_append(events: &[Event]) -> Vec<Event> {
 
 impl Worker for Validation {
     type Message = Incoming;
-    const NAME: &'static str = "validation";
+    const NAME: &'static str = DECIDER;
     const BATCH: usize = 256;
     const BATCHES: usize = 2;
 

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::stream::RawMessageErrorKind;
+use async_nats::HeaderValue;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageErrorKind};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use millrace_shared::command::{FieldError, Received};
 use millrace_shared::ids::CommandId;
-use millrace_shared::views::CommandView;
+use millrace_shared::message::{Event, Subject};
+use millrace_shared::topology::DECIDER;
+use millrace_shared::views::{CommandView, ViewError, command_view};
 
 use crate::App;
 use crate::error::Problem;
@@ -33,28 +36,47 @@ pub async fn show(
     Ok(Json(view).into_response())
 }
 
+/// The outcome of the message at a place in COMMANDS.
 async fn by_sequence(app: &App, sequence: u64) -> Result<Option<CommandView>, Problem> {
-    if let Some(view) = app.views.command(app.topology.command_id(sequence)).await? {
+    let derived_id = app.topology.command_id(sequence);
+    if let Some(view) = app.views.command(derived_id).await? {
         return Ok(Some(view));
     }
     // It is not decided yet, or its client chose the id.
-    let unavailable = |error: &dyn std::fmt::Display| {
-        tracing::warn!(%error, "a command cannot be read");
-        Problem::unavailable("the command cannot be looked up by its sequence without NATS")
-    };
     if !app.can_accept() {
-        return Err(unavailable(&"NATS cannot be reached"));
+        return Err(unavailable("NATS cannot be reached"));
     }
-    let stream = app.commands.stream().await.map_err(|error| unavailable(&error))?;
+    let stream = app.commands.stream().await.map_err(unavailable)?;
     let message = match stream.get_raw_message(sequence).await {
         Ok(message) => message,
         Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(None),
-        Err(error) => return Err(unavailable(&error)),
+        Err(error) => return Err(unavailable(error)),
     };
-    let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
+    let header = |name: &str| message.headers.get(name).map(HeaderValue::as_str);
     let kind = app.topology.command_kind(&message.subject);
-    let place = (app.topology.commands_stream(), sequence);
-    let received = Received::read(kind, &message.payload, header, (&place.0, place.1));
-    let view = app.views.command(received.command_id).await?;
-    Ok(view.or_else(|| Some(CommandView::pending(received.command_id))))
+    let place = app.topology.commands_stream();
+    let id = Received::read(kind, &message.payload, header, (&place, sequence)).command_id;
+    // Another message may have had the same id: then the refusal of this one stands under the
+    // derived id, as soon as it is decided.
+    let decider = stream.consumer_info(DECIDER).await.map_err(unavailable)?;
+    if id == derived_id || decider.ack_floor.stream_sequence < sequence {
+        return Ok(Some(CommandView::pending(id)));
+    }
+    let events = app.commands.other(&app.topology.events_stream()).await.map_err(unavailable)?;
+    let outcome = app.topology.history(Subject::Command, &derived_id.to_string());
+    match events.get_last_raw_message_by_subject(&outcome).await {
+        Ok(refusal) => {
+            let event = Event::decode(&refusal.payload).map_err(ViewError::from)?;
+            Ok(command_view(&event)?)
+        }
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+            Ok(app.views.command(id).await?.or_else(|| Some(CommandView::pending(id))))
+        }
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Problem {
+    tracing::warn!(%error, "a command cannot be looked up by its sequence");
+    Problem::unavailable("a command cannot be looked up by its sequence without NATS")
 }

@@ -43,7 +43,7 @@ pub async fn show(
     let id: CustomerId = path_id("customerId", &id)?;
     let fresh = parameters(query)?;
     let customer = app.read(Subject::Customer, id.as_str(), &fresh).await?;
-    Ok(document(&headers, with_credit(customer)?))
+    Ok(document(&headers, with_credit(&customer)?))
 }
 
 /// Which of a customer's orders are asked for.
