@@ -13,22 +13,23 @@ use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::{AckKind, Message, stream};
 use async_nats::{Client, HeaderMap, jetstream};
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::log::{AppendError, Entry, Log, ReadError, timestamp};
+use crate::log::{AppendError, ReadError, timestamp};
 use crate::message::{Event, EventError};
+use crate::parking::{Parking, Unprocessable};
+use crate::quarantine;
 use crate::topology::Topology;
 use crate::views::ViewError;
 
 /// How long the server waits for an ack before it delivers again.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+const ACK_WAIT: Duration = Duration::from_secs(15);
 /// How often unfinished work is reported, so that the server goes on waiting.
-const PROGRESS: Duration = Duration::from_secs(10);
+const PROGRESS: Duration = Duration::from_secs(5);
 /// The most time that one batch may take.
 const LIMIT: Duration = Duration::from_mins(2);
 /// How long running batches may go on after the shutdown was asked for.
@@ -37,9 +38,6 @@ const GRACE: Duration = Duration::from_secs(15);
 const ATTEMPTS: u64 = 8;
 /// From this delivery on a message is handled alone, so that it spoils no others' batch.
 const ALONE_FROM: u64 = 3;
-
-/// A parked message larger than this (bytes) stays in its stream only.
-const MOST_COPIED: usize = 512 * 1024;
 
 /// What a worker is: its place in the topology, and what it does with a batch.
 pub trait Worker: Send + Sync + 'static {
@@ -176,12 +174,14 @@ pub async fn run<W: Worker>(
     topology: Topology,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let parked = Log::new(client.clone(), topology.parked_stream());
-    let settler = Arc::new(Settler { worker: W::NAME, topology, parked });
+    let parking = Parking::new(&client, &topology, W::NAME, worker.stream(&topology));
+    let settler = Arc::new(Settler { worker: W::NAME, parking: parking.clone() });
     let tasks = TaskTracker::new();
     let jetstream = jetstream::new(client.clone());
+    tasks.spawn(quarantine::watch(jetstream.clone(), parking, shutdown.clone()));
     while !shutdown.is_cancelled() {
-        let pulled = pull_until_error(&worker, &jetstream, &settler, &tasks, &shutdown).await;
+        let pulled =
+            pull_until_error(&worker, &jetstream, &topology, &settler, &tasks, &shutdown).await;
         if let Err(error) = pulled {
             tracing::warn!(worker = W::NAME, "pull is rebuilt: {error:#}");
             pause(Duration::from_millis(500), &shutdown).await;
@@ -199,16 +199,17 @@ pub async fn run<W: Worker>(
 async fn pull_until_error<W: Worker>(
     worker: &Arc<W>,
     jetstream: &jetstream::Context,
+    topology: &Topology,
     settler: &Arc<Settler>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let name = worker.stream(&settler.topology);
+    let name = worker.stream(topology);
     let stream = jetstream
         .get_stream(&name)
         .await
         .with_context(|| format!("the stream {name} is not there; `millrace topology` makes it"))?;
-    let messages = consumer(worker.as_ref(), &stream, &settler.topology)
+    let messages = consumer(worker.as_ref(), &stream, topology)
         .await?
         .stream()
         .max_messages_per_batch(W::BATCH.max(64) * 2)
@@ -378,8 +379,7 @@ async fn judge<W: Worker>(
 /// The one place that acks.
 struct Settler {
     worker: &'static str,
-    topology: Topology,
-    parked: Log,
+    parking: Parking,
 }
 
 impl Settler {
@@ -423,47 +423,16 @@ impl Settler {
         }
     }
 
-    /// Stores the message in PARKED; returns only when that is confirmed.
     async fn park(&self, message: &Message, attempt: u64, reason: &str) -> anyhow::Result<()> {
         let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let mut headers = HeaderMap::new();
-        // With what is added it must not become larger than the server takes.
-        let copied = message.length <= MOST_COPIED;
-        for (name, values) in message.headers.iter().flat_map(HeaderMap::iter) {
-            // The original's instructions to the server are not for PARKED.
-            if copied && !name.to_string().starts_with("Nats-") {
-                for value in values {
-                    headers.append(name.clone(), value.clone());
-                }
-            }
-        }
-        let sequence = info.stream_sequence.to_string();
-        let one_line: String =
-            reason.chars().take(1000).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        for (name, value) in [
-            ("Millrace-Worker", self.worker),
-            ("Millrace-Stream", info.stream),
-            ("Millrace-Sequence", &sequence),
-            ("Millrace-Subject", message.subject.as_str()),
-            ("Millrace-Reason", &one_line),
-            ("Millrace-Attempts", &attempt.to_string()),
-            ("Millrace-First-Seen", &timestamp(info.published.unix_timestamp_nanos()).to_rfc3339()),
-            // Parking twice within the dedupe window leaves one.
-            ("Nats-Msg-Id", &format!("{}/{}/{sequence}", self.worker, info.stream)),
-        ] {
-            headers.insert(name, value);
-        }
-        if !copied {
-            headers.insert("Millrace-Payload", "too large to be copied: it is in the stream");
-        }
-        let kind = if info.stream == self.topology.commands_stream() { "command" } else { "event" };
-        let entry = Entry {
-            subject: self.topology.parked(self.worker, kind),
-            payload: if copied { message.payload.clone() } else { Bytes::new() },
-            headers,
-            expect: None,
+        let found = Unprocessable {
+            subject: &message.subject,
+            sequence: info.stream_sequence,
+            at: timestamp(info.published.unix_timestamp_nanos()),
+            headers: message.headers.as_ref(),
+            payload: &message.payload,
+            size: message.length,
         };
-        self.parked.append(vec![entry], Duration::from_secs(10)).await?;
-        Ok(())
+        self.parking.park(found, attempt, reason).await
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use millrace_shared::money::{Currency, Money};
 use millrace_shared::order::{AfterCharge, OrderLine, PaymentKind};
 use millrace_shared::product::Stock;
 use proptest::collection::vec;
@@ -27,7 +26,7 @@ fn incoming((sequence, (kind, body)): (u64, &Sent)) -> Incoming {
     Incoming { received, at: at(), sequence, traceparent: None }
 }
 
-const FREE_ORDERS: usize = 12;
+const FREE_ORDERS: usize = 8;
 const ORDERS: usize = FREE_ORDERS + 4;
 const CUSTOMERS: [&str; 2] = ["ANA", "BOB"];
 const KEYS: [&str; 2] = ["cart-1", "cart-2"];
@@ -61,8 +60,10 @@ fn define(product: &str, price: &Value, stock: u32) -> Sent {
 
 /// The order with this number, of ANA unless its key is another's.
 fn place(number: usize, lines: &[(&str, u32)], method: &str) -> Sent {
-    let lines: Vec<Value> =
-        lines.iter().map(|(id, quantity)| json!({ "productId": id, "quantity": quantity })).collect();
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|(id, quantity)| json!({ "productId": id, "quantity": quantity }))
+        .collect();
     let mut body = json!({ "customerId": "ANA", "lines": lines, "payment": { "method": method } });
     if method == "card" {
         body["payment"]["token"] = json!("tok_ok");
@@ -269,7 +270,8 @@ impl World {
         }
         let mut received: HashMap<&str, i64> = HashMap::new();
         for event in self.log.iter().filter(|event| event.subject == Subject::Product) {
-            *received.entry(&event.subject_id).or_default() += match event.product_event().unwrap() {
+            *received.entry(&event.subject_id).or_default() += match event.product_event().unwrap()
+            {
                 ProductEvent::Defined { initial_stock: pieces, .. }
                 | ProductEvent::Restocked { quantity: pieces } => i64::from(pieces),
                 _ => 0,
@@ -321,7 +323,10 @@ impl World {
                 Subject::Command => assert_eq!(event.version, 1),
             }
         }
-        assert_eq!((&orders, &customers, &products), (&self.orders, &self.customers, &self.products));
+        assert_eq!(
+            (&orders, &customers, &products),
+            (&self.orders, &self.customers, &self.products)
+        );
     }
 }
 
@@ -329,8 +334,7 @@ impl World {
 fn the_last_piece_goes_to_the_first_order_of_the_batch() {
     let mut world = World::default();
     world.send(&[register("ANA", 0), define("TEA", &usd(5), 1)]);
-    let answers =
-        world.send(&[place(0, &[("TEA", 1)], "card"), place(1, &[("TEA", 1)], "card")]);
+    let answers = world.send(&[place(0, &[("TEA", 1)], "card"), place(1, &[("TEA", 1)], "card")]);
     assert_eq!(answers, [None, Some(Reason::OutOfStock)]);
     world.check_counts();
 }
@@ -371,4 +375,267 @@ fn an_order_that_is_refused_gives_its_reason() {
     ];
     assert_eq!(answers, reasons);
     world.check_counts();
+}
+
+#[test]
+fn an_order_is_placed_once_whatever_comes_under_its_key_or_id() {
+    let mut world = World::default();
+    world.send(&[register("ANA", 0), define("TEA", &usd(5), 9)]);
+    let by_key = place(FREE_ORDERS, &[("TEA", 1)], "card");
+    let mut other_command = by_key.clone();
+    other_command.1["commandId"] = json!(order_id(9));
+    let answers = world.send(&[
+        by_key.clone(),
+        by_key,
+        other_command,
+        place(FREE_ORDERS, &[("TEA", 2)], "card"),
+        place(0, &[("TEA", 1)], "card"),
+        place(0, &[("TEA", 2)], "card"),
+    ]);
+    let (reused, exists) = (Some(Reason::IdempotencyKeyReused), Some(Reason::AlreadyExists));
+    assert_eq!(answers, [None, None, None, reused, None, exists]);
+    let stock = world.products.values().next().unwrap().stock;
+    assert_eq!(stock, Stock { available: 7, reserved: 2, sold: 0 });
+    let repeated = &world.decided[&CommandId(order_id(9).0)];
+    assert_eq!(repeated.about.id, order_id(FREE_ORDERS).to_string());
+}
+
+#[test]
+fn another_body_under_a_used_command_id_is_answered_under_the_streams_id() {
+    let mut world = World::default();
+    world.send(&[register("ANA", 0), define("TEA", &usd(5), 9)]);
+    let named = |number| {
+        let mut sent = place(number, &[("TEA", 1)], "card");
+        sent.1["commandId"] = json!(order_id(9));
+        incoming((number as u64 + 10, &sent))
+    };
+    let (first, second) = (named(0), named(1));
+    let mut book = world.load(&[]);
+    assert!(matches!(book.rule(&first, at()).unwrap(), Ruling::Decided(_)));
+    let Ruling::Decided(decision) = book.rule(&second, at()).unwrap() else { panic!() };
+    assert_eq!(decision.past.command_id, second.received.fallback_id);
+    assert_eq!(decision.past.refusal.unwrap().reason, Reason::CommandIdReused);
+    let [event] = &decision.events[..] else { panic!("{:?}", decision.events) };
+    assert_eq!(event.subject_id, second.received.fallback_id.to_string());
+    let fallback = second.received.fallback_id;
+    assert!(matches!(book.rule(&second, at()).unwrap(), Ruling::Repeated(id) if id == fallback));
+    assert_eq!(book.products.values().next().unwrap().stock.reserved, 1);
+}
+
+#[test]
+fn what_may_still_come_is_waited_for_and_leaves_no_trace() {
+    let limit = json!({ "customerId": "ANA", "creditLimit": usd(5) });
+    let commands = [
+        (place(0, &[("TEA", 1)], "card"), Reason::UnknownCustomer),
+        (("customer.set-credit-limit", limit), Reason::UnknownCustomer),
+        (("product.restock", json!({ "productId": "TEA", "quantity": 1 })), Reason::UnknownProduct),
+        (("product.retire", json!({ "productId": "TEA" })), Reason::UnknownProduct),
+        (step("order.cancel", 0), Reason::UnknownOrder),
+    ];
+    for (sent, reason) in commands {
+        let message = incoming((7, &sent));
+        let mut book = Book { early: HashSet::from([7]), ..Book::default() };
+        book.orders.extend(message.continues().map(|id| (id, Known::NotYet)));
+        assert!(matches!(book.rule(&message, at()).unwrap(), Ruling::NotYet), "{sent:?}");
+        assert!(book.decided.is_empty() && book.placed.is_empty(), "{sent:?}");
+        book.early.clear();
+        book.orders.extend(message.continues().map(|id| (id, Known::Nowhere)));
+        let Ruling::Decided(decision) = book.rule(&message, at()).unwrap() else { panic!() };
+        assert_eq!(decision.past.refusal.unwrap().reason, reason, "{sent:?}");
+    }
+}
+
+#[test]
+fn what_orders_changed_is_told_before_the_next_event() {
+    let mut world = World::default();
+    world.send(&[register("ANA", 20), define("TEA", &usd(5), 5)]);
+    let limit = json!({ "customerId": "ANA", "creditLimit": usd(30) });
+    world.send(&[
+        place(0, &[("TEA", 2)], "account"),
+        ("product.restock", json!({ "productId": "TEA", "quantity": 3 })),
+        ("customer.set-credit-limit", limit),
+    ]);
+    let told = |subject| -> Vec<&str> {
+        let of = world.log.iter().filter(|event| event.subject == subject);
+        of.map(|event| event.kind.as_str()).collect()
+    };
+    assert_eq!(told(Subject::Product), ["defined", "stock-changed", "restocked"]);
+    assert_eq!(told(Subject::Customer), ["registered", "credit-changed", "credit-limit-set"]);
+    assert!(world.touched_products.is_empty() && world.touched_customers.is_empty());
+    world.check_log();
+}
+
+/// What may happen, in a batch of commands or around it.
+#[derive(Debug, Clone)]
+enum Happening {
+    Sent(Sent),
+    /// A redelivery of one of the messages so far.
+    Again(usize),
+    Charged(usize),
+    Declined(usize),
+    Refunded(usize),
+    Expired(usize),
+    Settled,
+    Told,
+}
+
+fn commands() -> impl Strategy<Value = Sent> {
+    const PRODUCTS: [&str; 3] = ["TEA", "CUP", "POT"];
+    const STEPS: [&str; 5] =
+        ["order.cancel", "order.ship", "order.ship", "order.deliver", "order.refund"];
+    let (product, customer) = (|| select(&PRODUCTS[..]), || select(&CUSTOMERS[..]));
+    let money = |amounts: std::ops::Range<i64>| {
+        let currency = prop_oneof![19 => Just("USD"), 1 => Just("EUR")];
+        (amounts, currency)
+            .prop_map(|(amount, currency)| json!({ "amount": amount, "currency": currency }))
+    };
+    let lines = (subsequence(PRODUCTS.to_vec(), 1..=2), vec(1..3_u32, 2));
+    let price = option::weighted(0.05, money(4..7));
+    let placement = (0..ORDERS, lines, any::<bool>(), price).prop_map(
+        |(number, (products, quantities), account, price)| {
+            let lines: Vec<_> = products.into_iter().zip(quantities).collect();
+            let mut sent = place(number, &lines, if account { "account" } else { "card" });
+            sent.1["lines"][0]["unitPrice"] = json!(price);
+            sent
+        },
+    );
+    prop_oneof![
+        8 => placement,
+        12 => (select(&STEPS[..]), 0..ORDERS).prop_map(|(kind, number)| step(kind, number)),
+        2 => (product(), 1..5).prop_map(|(id, pieces)| {
+            ("product.restock", json!({ "productId": id, "quantity": pieces }))
+        }),
+        2 => (product(), money(4..7), 0..3_u32).prop_map(|(id, price, stock)| {
+            define(id, &price, stock)
+        }),
+        1 => product().prop_map(|id| ("product.retire", json!({ "productId": id }))),
+        1 => (customer(), money(0..40)).prop_map(|(id, limit)| {
+            ("customer.set-credit-limit", json!({ "customerId": id, "creditLimit": limit }))
+        }),
+        1 => (customer(), 0..40_i64).prop_map(|(id, limit)| register(id, limit)),
+    ]
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happening>> {
+    let one = prop_oneof![
+        16 => commands().prop_map(Happening::Sent),
+        1 => any::<usize>().prop_map(Happening::Again),
+        12 => (0..ORDERS).prop_map(Happening::Charged),
+        1 => (0..ORDERS).prop_map(Happening::Declined),
+        3 => (0..ORDERS).prop_map(Happening::Refunded),
+        1 => (0..ORDERS).prop_map(Happening::Expired),
+        2 => Just(Happening::Settled),
+        2 => Just(Happening::Told),
+    ];
+    vec(one, 0..200)
+}
+
+/// Lets it all happen, with at most `most` commands in a batch; whatever must hold is checked on the
+/// way. Returns the messages too.
+fn run(happenings: &[Happening], most: usize) -> (World, Vec<Incoming>) {
+    let mut world = World::default();
+    let start = [define("TEA", &usd(5), 6), define("CUP", &usd(6), 3), define("POT", &usd(4), 2)];
+    world.send(&start);
+    world.send(&[register("ANA", 25)]);
+    let (mut messages, mut batch): (Vec<Incoming>, Vec<Incoming>) = (Vec::new(), Vec::new());
+    for happening in happenings {
+        match happening {
+            Happening::Sent(sent) => {
+                let message = incoming((messages.len() as u64 + 10, sent));
+                messages.push(message.clone());
+                batch.push(message);
+            }
+            Happening::Again(index) if !messages.is_empty() => {
+                batch.push(messages[index % messages.len()].clone());
+            }
+            _ => {
+                world.decide(&std::mem::take(&mut batch));
+                happen(&mut world, happening);
+            }
+        }
+        if batch.len() >= most {
+            world.decide(&std::mem::take(&mut batch));
+        }
+        world.check_counts();
+    }
+    world.decide(&batch);
+    world.settle();
+    world.check_counts();
+    world.tell();
+    world.check_log();
+    (world, messages)
+}
+
+fn happen(world: &mut World, happening: &Happening) {
+    match happening {
+        Happening::Charged(number) => {
+            world.pay(order_id(*number), |order| match order::charged(order, Some("ch_1")) {
+                AfterCharge::Append(event) => Some(event),
+                AfterCharge::GiveBack => order::refunded(order, Some("ch_1"), Some("re_1")),
+                AfterCharge::Known => None,
+            });
+        }
+        Happening::Declined(number) => {
+            world.pay(order_id(*number), |order| order::declined(order, "no"));
+        }
+        Happening::Refunded(number) => {
+            world.pay(order_id(*number), |order| order::refunded(order, None, None));
+        }
+        Happening::Expired(number) => world.pay(order_id(*number), |order| {
+            (order.status == order::OrderStatus::Validated).then_some(OrderEvent::Expired {})
+        }),
+        Happening::Settled => world.settle(),
+        Happening::Told => world.tell(),
+        Happening::Sent(_) | Happening::Again(_) => {}
+    }
+}
+
+/// The log as text, with the world after it as far as the log does not tell it.
+fn outcome(world: &World) -> (Vec<String>, &HashMap<CommandId, Past>, &HashMap<Uuid, Past>) {
+    let log = world.log.iter().map(|event| serde_json::to_string(event).unwrap());
+    (log.collect(), &world.decided, &world.keys)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn no_piece_and_no_credit_is_lost_or_given_twice(happenings in happenings()) {
+        // Checked on the way.
+        run(&happenings, usize::MAX);
+    }
+
+    #[test]
+    fn batches_decide_as_single_commands_do(happenings in happenings(), most in 1..6_usize) {
+        let (at_once, _) = run(&happenings, usize::MAX);
+        let (split, _) = run(&happenings, most);
+        prop_assert_eq!(outcome(&at_once), outcome(&split));
+    }
+
+    #[test]
+    fn the_same_commands_have_the_same_outcome(happenings in happenings()) {
+        let (first, _) = run(&happenings, 7);
+        let (second, _) = run(&happenings, 7);
+        prop_assert_eq!(outcome(&first), outcome(&second));
+    }
+
+    #[test]
+    fn commands_that_come_again_change_nothing(happenings in happenings()) {
+        let (mut world, mut messages) = run(&happenings, 7);
+        let answers: Vec<_> = messages
+            .iter()
+            .map(|message| {
+                let past = &world.decided[&message.received.command_id];
+                past.refusal.as_ref().map(|refusal| refusal.reason)
+            })
+            .rev()
+            .collect();
+        let before = format!("{:?}", outcome(&world));
+        messages.reverse();
+        prop_assert_eq!(world.decide(&messages), answers);
+        prop_assert_eq!(format!("{:?}", outcome(&world)), before);
+        world.check_counts();
+        world.check_log();
+        prop_assert!(world.touched_products.is_empty() && world.touched_customers.is_empty());
+    }
 }

@@ -129,7 +129,8 @@ fn join<R: Read>(
     let limit = args.credit_limit.map(|amount| credit_limit(amount, &products)).transpose()?;
     let customers = read_customers(customers, limit)?;
     let prices = products.iter().map(|p| (p.define.product_id.clone(), p.define.price)).collect();
-    let orders = read_orders(orders, lines, &prices, args)?;
+    let known = customers.iter().filter_map(|customer| customer.customer_id.clone()).collect();
+    let orders = read_orders(orders, lines, &known, &prices, args)?;
     Ok(Shop { products, customers, orders })
 }
 
@@ -200,6 +201,7 @@ fn read_customers<R: Read>(
 fn read_orders<R: Read>(
     mut orders: Table<R>,
     lines: Table<R>,
+    customers: &HashSet<CustomerId>,
     prices: &HashMap<ProductId, Money>,
     args: &ReplayArgs,
 ) -> anyhow::Result<Vec<ShopOrder>> {
@@ -220,12 +222,13 @@ fn read_orders<R: Read>(
         let (_, own) = lines.remove(&name).ok_or_else(|| {
             row.wrong(id, format!("the order {name} has no lines in {lines_file}"))
         })?;
-        let place = PlaceOrder {
-            order_id: None,
-            customer_id: row.parse(customer)?,
-            lines: own,
-            payment: payment.clone(),
-        };
+        let customer_id: CustomerId = row.parse(customer)?;
+        ensure!(
+            customers.contains(&customer_id),
+            row.wrong(customer, "this customer is not in the customers file")
+        );
+        let place =
+            PlaceOrder { order_id: None, customer_id, lines: own, payment: payment.clone() };
         row.check(&Command::PlaceOrder(place.clone()))?;
         placed.push(ShopOrder { name, key, place });
     }
@@ -251,15 +254,14 @@ fn read_lines<R: Read>(
     let mut orders: HashMap<String, (u64, Vec<RequestedLine>)> = HashMap::new();
     while let Some(row) = table.next()? {
         let product_id: ProductId = row.parse(product)?;
-        let unit_price = price
-            .map(|_| {
-                let catalogue = *prices.get(&product_id).ok_or_else(|| {
-                    row.wrong(product, "this product is not in the products file")
-                })?;
-                let Some(then) = then else { return Ok(catalogue) };
-                row.parse(then).map(|amount| Money::new(amount, catalogue.currency))
-            })
-            .transpose()?;
+        let catalogue = *prices
+            .get(&product_id)
+            .ok_or_else(|| row.wrong(product, "this product is not in the products file"))?;
+        let unit_price = match (price, then) {
+            (None, _) => None,
+            (Some(_), None) => Some(catalogue),
+            (Some(_), Some(then)) => Some(Money::new(row.parse(then)?, catalogue.currency)),
+        };
         let (_, lines) =
             orders.entry(row.text(order).to_owned()).or_insert_with(|| (row.line, Vec::new()));
         ensure!(

@@ -60,7 +60,7 @@ fn path(pointer: &str) -> String {
     let mut path = String::new();
     for segment in pointer.split('/').skip(1) {
         if segment.bytes().all(|b| b.is_ascii_digit()) {
-            path.push_str(&format!("[{segment}]"));
+            path.extend(["[", segment, "]"]);
         } else {
             path.push_str(if path.is_empty() { "" } else { "." });
             path.push_str(segment);

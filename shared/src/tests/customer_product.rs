@@ -15,7 +15,7 @@ fn defined(name: &str, initial_stock: u32) -> ProductEvent {
         name: name.to_owned(),
         brand: "Millrace".to_owned(),
         category: "Tea".to_owned(),
-        price: usd(4_99),
+        price: usd(499),
         initial_stock,
     }
 }
@@ -76,7 +76,7 @@ fn defining_a_product_again_keeps_its_stock_and_brings_it_back() {
     let before = Product { active: false, ..product("TEA", usd(1), 3) };
     let event = defined("Darjeeling", 0);
     let after = Product::apply(Some(&before), &before.product_id, &event).unwrap();
-    assert_eq!((after.name.as_str(), after.price), ("Darjeeling", usd(4_99)));
+    assert_eq!((after.name.as_str(), after.price), ("Darjeeling", usd(499)));
     assert_eq!((after.stock, after.active, after.version), (before.stock, true, 2));
 }
 

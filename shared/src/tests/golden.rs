@@ -115,14 +115,14 @@ fn golden_customer_events() {
         let message = Event::customer(event, state, at(3), &cause()).unwrap();
         check(name, &message, event, state, |stored| stored.customer_event().unwrap());
     };
-    let (name, limit) = ("Alfreds Futterkiste".to_owned(), Some(usd(1_000_00)));
+    let (name, limit) = ("Alfreds Futterkiste".to_owned(), Some(usd(100_000)));
     let state = customer(limit, 0);
     check("customer-registered", &CustomerEvent::Registered { name, credit_limit: limit }, &state);
-    let state = Customer { version: 2, ..customer(Some(usd(500_00)), 0) };
-    let event = CustomerEvent::CreditLimitSet { credit_limit: usd(500_00) };
+    let state = Customer { version: 2, ..customer(Some(usd(50_000)), 0) };
+    let event = CustomerEvent::CreditLimitSet { credit_limit: usd(50_000) };
     check("customer-credit-limit-set", &event, &state);
-    let state = Customer { version: 3, ..customer(Some(usd(500_00)), 9_98) };
-    check("customer-credit-changed", &CustomerEvent::CreditChanged { credit_used: 9_98 }, &state);
+    let state = Customer { version: 3, ..customer(Some(usd(50_000)), 998) };
+    check("customer-credit-changed", &CustomerEvent::CreditChanged { credit_used: 998 }, &state);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn golden_product_events() {
         let message = Event::product(event, state, at(3), &cause()).unwrap();
         check(name, &message, event, state, |stored| stored.product_event().unwrap());
     };
-    let state = product("TEA", usd(4_99), 10);
+    let state = product("TEA", usd(499), 10);
     let event = ProductEvent::Defined {
         name: state.name.clone(),
         brand: state.brand.clone(),
@@ -140,7 +140,7 @@ fn golden_product_events() {
         initial_stock: 10,
     };
     check("product-defined", &event, &state);
-    let state = Product { version: 2, ..product("TEA", usd(4_99), 15) };
+    let state = Product { version: 2, ..product("TEA", usd(499), 15) };
     check("product-restocked", &ProductEvent::Restocked { quantity: 5 }, &state);
     let stock = Stock { available: 12, reserved: 2, sold: 1 };
     let state = Product { version: 3, stock, ..state };

@@ -27,8 +27,8 @@ struct Shop {
 /// Tea at 5.00 and cups at 12.50, for a customer with a credit limit of 100.00.
 fn shop() -> Shop {
     Shop {
-        customer: Some(customer(Some(usd(100_00)), 0)),
-        products: catalogue([product("TEA", usd(5_00), 10), product("CUP", usd(12_50), 3)]),
+        customer: Some(customer(Some(usd(10_000)), 0)),
+        products: catalogue([product("TEA", usd(500), 10), product("CUP", usd(1250), 3)]),
     }
 }
 
@@ -72,14 +72,14 @@ fn an_order_keeps_its_lines_as_they_were_bought() {
     let line = &placement.lines[1];
     assert_eq!(line.name.as_deref(), Some("CUP, the product"));
     assert_eq!(line.brand.as_deref(), Some("Millrace"));
-    assert_eq!((line.unit_price, line.line_total), (Some(usd(12_50)), Some(usd(37_50))));
-    assert_eq!(placement.total, Some(usd(47_50)));
+    assert_eq!((line.unit_price, line.line_total), (Some(usd(1250)), Some(usd(3750))));
+    assert_eq!(placement.total, Some(usd(4750)));
     assert_eq!((placement.payment, placement.placed_at), (card(), at(0)));
 }
 
 #[test]
 fn the_last_piece_can_be_bought_and_not_one_more() {
-    assert_eq!(shop().accepts(&order_for(&[("CUP", 3)], card())).total, Some(usd(37_50)));
+    assert_eq!(shop().accepts(&order_for(&[("CUP", 3)], card())).total, Some(usd(3750)));
     let (refusal, _) = shop().refuses(&order_for(&[("CUP", 4)], card()));
     assert_eq!(refusal, Refusal::new(Reason::OutOfStock, "3 of CUP are left"));
 }
@@ -89,7 +89,7 @@ fn an_order_of_an_unknown_customer_is_refused_with_its_lines() {
     let shop = Shop { customer: None, ..shop() };
     let (refusal, placement) = shop.refuses(&order_for(&[("TEA", 1)], card()));
     assert_eq!(refusal.reason, Reason::UnknownCustomer);
-    assert_eq!(placement.total, Some(usd(5_00)));
+    assert_eq!(placement.total, Some(usd(500)));
 }
 
 #[test]
@@ -103,31 +103,31 @@ fn an_order_of_an_unknown_product_is_refused_and_has_no_total() {
 
 #[test]
 fn a_retired_product_is_not_sold() {
-    let shop = shop().with(Product { active: false, ..product("TEA", usd(5_00), 10) });
+    let shop = shop().with(Product { active: false, ..product("TEA", usd(500), 10) });
     assert_eq!(shop.reason(&order_for(&[("TEA", 1)], card())), Reason::ProductInactive);
 }
 
 #[test]
 fn the_price_that_a_client_sends_must_be_the_catalogues() {
     let mut order = order_for(&[("TEA", 2)], card());
-    order.lines[0].unit_price = Some(usd(5_00));
-    assert_eq!(shop().accepts(&order).total, Some(usd(10_00)));
-    for wrong in [usd(4_99), usd(5_01), usd(0), Money::new(5_00, Currency::EUR)] {
+    order.lines[0].unit_price = Some(usd(500));
+    assert_eq!(shop().accepts(&order).total, Some(usd(1000)));
+    for wrong in [usd(499), usd(501), usd(0), Money::new(500, Currency::EUR)] {
         order.lines[0].unit_price = Some(wrong);
         let (refusal, placement) = shop().refuses(&order);
         assert_eq!(refusal, Refusal::new(Reason::PriceChanged, "the price of TEA is 5.00 USD"));
-        assert_eq!(placement.lines[0].unit_price, Some(usd(5_00)), "the catalogue's price");
+        assert_eq!(placement.lines[0].unit_price, Some(usd(500)), "the catalogue's price");
     }
 }
 
 #[test]
 fn one_order_has_one_currency() {
-    let shop = shop().with(product("POT", Money::new(20_00, Currency::EUR), 1));
+    let shop = shop().with(product("POT", Money::new(2000, Currency::EUR), 1));
     let mixed = order_for(&[("TEA", 1), ("POT", 1)], card());
     let (refusal, placement) = shop.refuses(&mixed);
     assert_eq!((refusal.reason, placement.total), (Reason::MixedCurrencies, None));
     let total = shop.accepts(&order_for(&[("POT", 1)], card())).total;
-    assert_eq!(total, Some(Money::new(20_00, Currency::EUR)));
+    assert_eq!(total, Some(Money::new(2000, Currency::EUR)));
 }
 
 #[test]
@@ -144,9 +144,9 @@ fn a_total_is_at_most_the_largest_amount() {
 #[test]
 fn an_account_order_may_use_the_credit_up_and_no_more() {
     let order = order_for(&[("TEA", 4)], ACCOUNT);
-    shop().with_credit(Some(usd(20_00)), 0).accepts(&order);
-    shop().with_credit(Some(usd(100_00)), 80_00).accepts(&order);
-    for (limit, used) in [(19_99, 0), (100_00, 80_01), (0, 0), (50_00, 60_00)] {
+    shop().with_credit(Some(usd(2000)), 0).accepts(&order);
+    shop().with_credit(Some(usd(10_000)), 8000).accepts(&order);
+    for (limit, used) in [(1999, 0), (10_000, 8001), (0, 0), (5000, 6000)] {
         let (refusal, _) = shop().with_credit(Some(usd(limit)), used).refuses(&order);
         assert_eq!(refusal.reason, Reason::InsufficientCredit, "{used} of {limit}");
     }
@@ -154,7 +154,7 @@ fn an_account_order_may_use_the_credit_up_and_no_more() {
 
 #[test]
 fn what_is_left_of_a_limit_that_was_lowered_is_shown_as_nothing() {
-    let shop = shop().with_credit(Some(usd(50_00)), 60_00);
+    let shop = shop().with_credit(Some(usd(5000)), 6000);
     let (refusal, _) = shop.refuses(&order_for(&[("TEA", 1)], ACCOUNT));
     assert_eq!(refusal.detail, "0.00 USD of the credit limit are left");
 }
@@ -162,7 +162,7 @@ fn what_is_left_of_a_limit_that_was_lowered_is_shown_as_nothing() {
 #[test]
 fn without_a_limit_of_the_same_currency_nothing_is_bought_on_account() {
     let order = order_for(&[("TEA", 1)], ACCOUNT);
-    let euros = Money::new(100_00, Currency::EUR);
+    let euros = Money::new(10_000, Currency::EUR);
     assert_eq!(shop().with_credit(None, 0).reason(&order), Reason::InsufficientCredit);
     assert_eq!(shop().with_credit(Some(euros), 0).reason(&order), Reason::InsufficientCredit);
 }
@@ -178,33 +178,33 @@ fn reasons_are_checked_in_a_fixed_order() {
     let mut shop = Shop {
         customer: None,
         products: catalogue([
-            Product { active: false, ..product("TEA", usd(5_00), 1) },
-            product("POT", Money::new(20_00, Currency::EUR), 1),
+            Product { active: false, ..product("TEA", usd(500), 1) },
+            product("POT", Money::new(2000, Currency::EUR), 1),
             product("OIL", usd(MAX_AMOUNT), 1),
         ]),
     };
     let mut order = order_for(&[("CUP", 1), ("TEA", 2), ("POT", 1), ("OIL", 2)], ACCOUNT);
-    order.lines[1].unit_price = Some(usd(4_00));
+    order.lines[1].unit_price = Some(usd(400));
     let product_of = |id: &str| id.parse::<ProductId>().unwrap();
 
     assert_eq!(shop.reason(&order), Reason::UnknownCustomer);
-    shop.customer = Some(customer(Some(usd(1_00)), 0));
+    shop.customer = Some(customer(Some(usd(100)), 0));
     assert_eq!(shop.reason(&order), Reason::UnknownProduct);
-    shop = shop.with(product("CUP", usd(12_50), 1));
+    shop = shop.with(product("CUP", usd(1250), 1));
     assert_eq!(shop.reason(&order), Reason::ProductInactive);
     shop.products.get_mut(&product_of("TEA")).unwrap().active = true;
     assert_eq!(shop.reason(&order), Reason::PriceChanged);
-    order.lines[1].unit_price = Some(usd(5_00));
+    order.lines[1].unit_price = Some(usd(500));
     assert_eq!(shop.reason(&order), Reason::MixedCurrencies);
-    shop = shop.with(product("POT", usd(20_00), 1));
+    shop = shop.with(product("POT", usd(2000), 1));
     assert_eq!(shop.reason(&order), Reason::AmountTooLarge);
     order.lines[3].quantity = 1;
-    shop = shop.with(product("OIL", usd(30_00), 1));
+    shop = shop.with(product("OIL", usd(3000), 1));
     assert_eq!(shop.reason(&order), Reason::OutOfStock);
     order.lines[1].quantity = 1;
     assert_eq!(shop.reason(&order), Reason::InsufficientCredit);
-    shop.customer = Some(customer(Some(usd(100_00)), 0));
-    assert_eq!(shop.accepts(&order).total, Some(usd(67_50)));
+    shop.customer = Some(customer(Some(usd(10_000)), 0));
+    assert_eq!(shop.accepts(&order).total, Some(usd(6750)));
 }
 
 /// In which statuses a step is possible; everywhere else its refusal names the status.
@@ -256,7 +256,7 @@ fn a_charge_is_recorded_given_back_or_known_already() {
                 assert_eq!(then, AfterCharge::Append(paid));
             }
             OrderStatus::Cancelled | OrderStatus::Expired => {
-                assert_eq!(then, AfterCharge::GiveBack)
+                assert_eq!(then, AfterCharge::GiveBack);
             }
             _ => assert_eq!(then, AfterCharge::Known, "{status:?}"),
         }

@@ -78,7 +78,7 @@ fn tries() -> impl Strategy<Value = Vec<Try>> {
 fn placements() -> impl Strategy<Value = PlaceOrder> {
     // TEA and CUP are sold, POT has another currency, OLD is retired, NIL is not there.
     let products = proptest::sample::subsequence(vec!["TEA", "CUP", "POT", "OLD", "NIL"], 1..=3);
-    (products, vec(1..6_u32, 3), any::<bool>(), option::weighted(0.2, 4_00..6_00_i64)).prop_map(
+    (products, vec(1..6_u32, 3), any::<bool>(), option::weighted(0.2, 400..600_i64)).prop_map(
         |(products, quantities, account, price)| {
             let lines: Vec<_> = products.into_iter().zip(quantities).collect();
             let card = PaymentMethod::Card { token: "tok_ok".to_owned() };
@@ -104,14 +104,13 @@ proptest! {
             let last = before.as_ref().map_or(0, |order| order.version);
             let stamp = Stamp { version: last.wrapping_add(ahead), ..stamp(1) };
             let reached = legal(before.as_ref(), event).filter(|_| stamp.version == last + 1);
-            match Order::apply(before.as_ref(), order_id(), stamp, event) {
-                Ok(after) => {
-                    prop_assert_eq!(Some(after.status.as_str()), reached);
-                    prop_assert_eq!(after.version, last + 1);
-                    prop_assert_eq!(after.timeline.len() as u64, after.version);
-                    before = Some(after);
-                }
-                Err(_) => prop_assert_eq!(reached, None),
+            if let Ok(after) = Order::apply(before.as_ref(), order_id(), stamp, event) {
+                prop_assert_eq!(Some(after.status.as_str()), reached);
+                prop_assert_eq!(after.version, last + 1);
+                prop_assert_eq!(after.timeline.len() as u64, after.version);
+                before = Some(after);
+            } else {
+                prop_assert_eq!(reached, None);
             }
         }
     }
@@ -122,10 +121,10 @@ proptest! {
         nanos in 0..1_000_000_000_i64
     ) {
         let products = catalogue([
-            product("TEA", usd(5_00), 4),
-            product("CUP", usd(12_50), 3),
-            product("POT", Money::new(20_00, Currency::EUR), 9),
-            Product { active: false, ..product("OLD", usd(1_00), 9) },
+            product("TEA", usd(500), 4),
+            product("CUP", usd(1250), 3),
+            product("POT", Money::new(2000, Currency::EUR), 9),
+            Product { active: false, ..product("OLD", usd(100), 9) },
         ]);
         let customer = customer(limit.map(usd), 0);
         let mut event = Some(order::place(&command, at(0), Some(&customer), &products));
@@ -183,7 +182,7 @@ proptest! {
         let defined = |name: String, price: u32, initial_stock: u32| ProductEvent::Defined {
             brand: name.clone(), category: name.clone(), name, price: usd(price.into()), initial_stock,
         };
-        let mut event = Some(defined("Assam".to_owned(), 4_99, initial));
+        let mut event = Some(defined("Assam".to_owned(), 499, initial));
         let (mut live, mut folded): (Option<Product>, Option<Product>) = (None, None);
         let mut steps = steps.into_iter();
         while let Some(happened) = event {

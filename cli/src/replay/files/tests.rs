@@ -124,6 +124,8 @@ fn bad_values_are_named_by_file_line_and_column() {
         ([P, C, O, &L.replace("10,1,2", "10,2,2")], "lines.csv:4: productId: "),
         ([P, C, &O.replace("10,", "1 0,"), L], "orders.csv:2: orderId: "),
         ([P, C, O, &L.replace("11,1,5", "11,1,0")], "lines.csv:2: quantity: "),
+        ([P, C, O, &L.replace("11,1,5", "11,3,5")], "lines.csv:2: productId: "),
+        ([P, C, &O.replace("11,ANNA", "11,DORA"), L], "orders.csv:3: customerId: "),
     ];
     for (files, start) in cases {
         let error = refused(&[], files);
