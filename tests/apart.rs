@@ -92,7 +92,7 @@ async fn roles_in_processes_of_their_own_pay_every_order_while_half_of_them_leav
         .await;
         assert_eq!(system.steps(id).await, ["validated", "paid"]);
     }
-    system.stock_is("pen", [960, 0, 40]).await;
+    system.stock_is("pen", [960, 40, 0]).await;
     for process in staying.into_iter().chain([edge.process, more.process]) {
         drain(process).await;
     }
@@ -127,7 +127,7 @@ async fn an_edge_without_redis_takes_orders() {
     let workers = worker(&system, &all);
     system.order_in(&placed.text("/orderId"), "paid").await;
     system.order_in(&waited.text("/orderId"), "paid").await;
-    system.stock_is("pen", [7, 0, 3]).await;
+    system.stock_is("pen", [7, 3, 0]).await;
     drain(workers).await;
     drain(edge.process).await;
     system.stop().await;

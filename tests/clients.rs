@@ -12,7 +12,8 @@ use millrace_shared::config::NatsConfig;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{System, card_order};
+use crate::harness::{System, card_order, eventually};
+use crate::parking::{header, number, parked};
 
 /// A client program: an interpreter and its script, in a folder with the library.
 struct Client {
@@ -276,26 +277,48 @@ async fn an_order_typed_into_a_tcp_connection_is_carried_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_are_no_text_are_in_nobodys_way() {
+async fn what_no_client_library_can_receive_is_parked_and_holds_nobody_up() {
     let system = bookshop().await;
-    let subject = system.topology.command("order.place");
+    let subject = system.topology.command("order.place").into_bytes();
     let nats = system.config.nats.clone();
     let order = card_order("ann", "book", 1, "tok_ok").to_string();
+    let payload = order.clone();
     let typing = tokio::task::spawn_blocking(move || {
         let mut wire = Wire::connect(&nats);
-        for header in [&b"X-Name: \xff\xfe"[..], b"no colon", b"\xc3\x28: x", b": x", b"A B: x"] {
+        // The server stores what it takes for headers and subjects as bytes.
+        let unreadable = [
+            (subject.clone(), &b"X-Name: \xff\xfe"[..]),
+            (subject.clone(), b"no colon"),
+            (subject.clone(), b"\xc3\x28: x"),
+            (subject.clone(), b"A B: x"),
+            ([&subject[..], b"\xff"].concat(), b"X-Name: x"),
+        ];
+        wire.say("SUB _INBOX.by-hand 1\r\n");
+        unreadable.map(|(subject, header)| {
             let header = [b"NATS/1.0\r\n", header, b"\r\n\r\n"].concat();
             let (most, all) = (header.len(), header.len() + order.len());
-            wire.say(format!("HPUB {subject} {most} {all}\r\n"));
-            wire.say(header);
+            let sizes = format!(" _INBOX.by-hand {most} {all}\r\n");
+            wire.say([b"HPUB ", &subject[..], sizes.as_bytes(), &header].concat());
             wire.say(format!("{order}\r\n"));
-            wire.flush();
-        }
+            wire.message()["seq"].as_u64().expect("an ack")
+        })
     });
-    typing.await.expect("the conversation goes well");
+    let unreadable = typing.await.expect("the conversation goes well");
     let order = card_order("ann", "book", 1, "tok_ok");
     let sequence = system.publish("order.place", &order).await;
+    let kept = eventually("all of it is parked", async || {
+        let kept = parked(&system).await;
+        (kept.len() >= unreadable.len()).then_some(kept)
+    })
+    .await;
+    // It came to the worker along with them, and is delivered again.
     paid(&system, &sequence.to_string()).await;
     system.settle().await;
+    assert_eq!(kept.iter().map(number).collect::<Vec<_>>(), unreadable);
+    for message in &kept {
+        assert_eq!(header(message, "Millrace-Worker"), "validation");
+        assert_eq!(message.payload, payload);
+    }
+    system.stock_is("book", [9, 1, 0]).await;
     system.stop().await;
 }
