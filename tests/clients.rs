@@ -314,7 +314,13 @@ async fn what_no_client_library_can_receive_is_parked_and_holds_nobody_up() {
     // It came to the worker along with them, and is delivered again.
     paid(&system, &sequence.to_string()).await;
     system.settle().await;
-    assert_eq!(kept.iter().map(number).collect::<Vec<_>>(), unreadable);
+    let mut numbers: Vec<u64> = kept.iter().map(number).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, unreadable);
+    for sequence in unreadable {
+        let outcome = system.outcome(&sequence.to_string()).await;
+        assert_eq!(outcome["reason"], "malformed_command", "{outcome}");
+    }
     for message in &kept {
         assert_eq!(header(message, "Millrace-Worker"), "validation");
         assert_eq!(message.payload, payload);

@@ -31,11 +31,11 @@ pub fn servers() -> &'static Addresses {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
             runtime.block_on(async move {
-                let servers = Servers::start(&ServerOptions {
+                let servers = Box::pin(Servers::start(&ServerOptions {
                     data_dir: run_dir(),
                     servers_dir: servers_dir(),
                     durable: true,
-                })
+                }))
                 .await
                 .expect("the servers start");
                 migrate_template(servers.addresses()).await;
@@ -106,12 +106,6 @@ impl Running {
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.expect("the role ended well");
-    }
-
-    /// Ends it where it stands, as a crash does: nothing is drained.
-    pub async fn abort(self) {
-        self.task.abort();
-        self.task.await.ok();
     }
 }
 

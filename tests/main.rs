@@ -1,6 +1,8 @@
 //! End-to-end tests against the real servers. One private set of servers serves the whole run; each
 //! test has a namespace of its own (streams, database, keys), so tests run side by side.
 
+#![allow(clippy::expect_used, reason = "what a test expects and does not find is its failure")]
+
 mod apart;
 mod bad_input;
 mod clients;

@@ -1,5 +1,7 @@
 //! What is read from a request: body, headers and parameters, each bounded and checked.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -147,10 +149,7 @@ pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// An id from the path.
-pub fn path_id<T: std::str::FromStr<Err: std::fmt::Display>>(
-    field: &str,
-    id: &str,
-) -> Result<T, Problem> {
+pub fn path_id<T: FromStr<Err: Display>>(field: &str, id: &str) -> Result<T, Problem> {
     id.parse().map_err(|error: T::Err| {
         Problem::field(FieldError::new(field, "invalid", error.to_string()))
     })
@@ -158,9 +157,12 @@ pub fn path_id<T: std::str::FromStr<Err: std::fmt::Display>>(
 
 /// The parameters of a request, or what is wrong with them.
 pub fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    query
-        .map(|Query(query)| query)
-        .map_err(|error| Problem::field(FieldError::new("query", "invalid", error.body_text())))
+    query.map(|Query(query)| query).map_err(|error| {
+        let text = error.body_text();
+        let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        let (field, detail) = text.split_once(": ").unwrap_or(("query", text));
+        Problem::field(FieldError::new(field, "invalid", detail))
+    })
 }
 
 #[cfg(test)]

@@ -58,12 +58,13 @@ enum Action {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let usual = match cli.action {
-        Action::Up(_) | Action::Replay(_) => "warn",
-        _ => "info,sqlx=warn,async_nats=warn,fred=warn",
+        // What the Redis client says of lost connections is said by whoever needs them.
+        Action::Up(_) | Action::Replay(_) => "warn,fred=off",
+        _ => "info,sqlx=warn,async_nats=warn,fred=off",
     };
     let result = cli.log.start(usual).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let result = runtime.block_on(run(cli.action));
+        let result = runtime.block_on(Box::pin(run(cli.action)));
         runtime.shutdown_timeout(std::time::Duration::from_secs(5));
         result
     });
@@ -81,7 +82,7 @@ pub fn main() -> ExitCode {
 
 async fn run(action: Action) -> Result<()> {
     match action {
-        Action::Up(args) => up::run(args, until_signal()?).await?,
+        Action::Up(args) => Box::pin(up::run(args, until_signal()?)).await?,
         Action::Api(config) => millrace_api::run(config, until_signal()?).await?,
         Action::Worker { mut roles, config } => {
             roles.sort_unstable_by_key(|role| *role as u8);

@@ -215,31 +215,45 @@ fn write_environment(data_dir: &Path, config: &WorkerConfig) -> Result<()> {
 
 fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> String {
     let env = args.data_dir.join("env");
-    let env = env.display();
-    let ns = &args.namespace;
+    let (env, data, ns) = (env.display(), args.data_dir.display(), &args.namespace);
+    let Addresses { nats_url, nats_user, postgres_url, postgres_user, redis_url, .. } = addresses;
     let order = first_order();
-    let mut text = String::from("\nMillrace is up.\n");
-    if let Some(http) = http {
-        text += &format!(
-            "\n  HTTP        http://{http}\n\n  Place an order:\n    curl -s http://{http}/v1/orders -H 'Prefer: wait=5' \\\n      \
-             -H 'Content-Type: application/json' -H 'Idempotency-Key: first-order' \\\n      -d '{order}'\n"
-        );
-    }
-    text += &format!(
-        "\n  NATS        {}   user {}   password in {env}\n\n  Place an order with the NATS CLI:\n    \
-         . {env}\n    nats req {ns}.cmd.order.place '{order}'\n    nats sub '{ns}.evt.>'\n",
-        addresses.nats_url, addresses.nats_user
-    );
-    text += &format!(
-        "\n  PostgreSQL  {}   user {}   password in {env}\n  Valkey      {}   password in {env}\n\n  \
-         More workers, in another terminal:\n    . {env}\n    millrace worker validation payment persistence projection\n\n\
-         Data are kept in {}. Ctrl-C stops everything.\n",
-        addresses.postgres_url,
-        addresses.postgres_user,
-        addresses.redis_url,
-        args.data_dir.display()
-    );
-    text
+    let program = std::env::current_exe().unwrap_or_else(|_| "millrace".into());
+    let program = program.display();
+    let by_http = http.map(|http| {
+        format!(
+            "  HTTP        http://{http}
+
+  Place an order:
+    curl -s http://{http}/v1/orders -H 'Prefer: wait=5' \\
+      -H 'Content-Type: application/json' -H 'Idempotency-Key: first-order' \\
+      -d '{order}'
+
+"
+        )
+    });
+    let by_http = by_http.unwrap_or_default();
+    format!(
+        "
+Millrace is up.
+
+{by_http}  NATS        {nats_url}   user {nats_user}   password in {env}
+
+  Place an order with the NATS CLI:
+    . {env}
+    nats req {ns}.cmd.order.place '{order}'
+    nats sub '{ns}.evt.>'
+
+  PostgreSQL  {postgres_url}   user {postgres_user}   password in {env}
+  Valkey      {redis_url}   password in {env}
+
+  More workers, in another terminal:
+    . {env}
+    {program} worker validation payment persistence projection
+
+Data are kept in {data}. Ctrl-C stops everything.
+"
+    )
 }
 
 /// An order that the sample catalogue can fill.

@@ -20,6 +20,8 @@ pub const MAX_QUANTITY: u32 = 1_000_000;
 pub const MAX_BYTES: usize = 64 * 1024;
 /// The header that names a command's id, instead of the field `commandId`.
 pub const COMMAND_ID_HEADER: &str = "Millrace-Command-Id";
+/// The header of a command that no client could receive as it was published; says why.
+pub const UNRECEIVABLE: &str = "Millrace-Unreceivable";
 /// The header that names an idempotency key, instead of the field `idempotencyKey`.
 pub const KEY_HEADER: &str = "Idempotency-Key";
 
@@ -608,7 +610,11 @@ impl Received {
         (stream, sequence): (&str, u64),
     ) -> Self {
         let mut given = Given::default();
-        let (command, garbage) = match read_object(payload) {
+        let read = match header(UNRECEIVABLE) {
+            Some(reason) => Err(FieldError::new("headers", "invalid", reason).into()),
+            None => read_object(payload),
+        };
+        let (command, garbage) = match read {
             Err(malformed) => (Err(malformed), true),
             Ok(mut body) => {
                 let command = take_ids(&mut body, header, &mut given)

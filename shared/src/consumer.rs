@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::log::{AppendError, ReadError, timestamp};
 use crate::message::{Event, EventError};
 use crate::parking::{Parking, Unprocessable};
-use crate::quarantine;
+use crate::quarantine::Quarantine;
 use crate::topology::Topology;
 use crate::views::ViewError;
 
@@ -32,6 +32,8 @@ const ACK_WAIT: Duration = Duration::from_secs(15);
 const PROGRESS: Duration = Duration::from_secs(5);
 /// The most time that one batch may take.
 const LIMIT: Duration = Duration::from_mins(2);
+/// How often it is looked whether a message stands in the way that cannot be received.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long running batches may go on after the shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(15);
 /// Deliveries after which a message that keeps failing is parked.
@@ -175,10 +177,11 @@ pub async fn run<W: Worker>(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let parking = Parking::new(&client, &topology, W::NAME, worker.stream(&topology));
-    let settler = Arc::new(Settler { worker: W::NAME, parking: parking.clone() });
+    let settler = Arc::new(Settler { worker: W::NAME, parking });
     let tasks = TaskTracker::new();
     let jetstream = jetstream::new(client.clone());
-    tasks.spawn(quarantine::watch(jetstream.clone(), parking, shutdown.clone()));
+    let quarantine = Quarantine::new(jetstream.clone(), worker.stream(&topology), W::NAME);
+    tasks.spawn(rescue(Arc::clone(&worker), Arc::clone(&settler), quarantine, shutdown.clone()));
     while !shutdown.is_cancelled() {
         let pulled =
             pull_until_error(&worker, &jetstream, &topology, &settler, &tasks, &shutdown).await;
@@ -248,6 +251,28 @@ async fn pull_until_error<W: Worker>(
         });
         if let Some(error) = broken {
             return Err(error.into());
+        }
+    }
+}
+
+/// Handles what cannot be received in the usual way, until the shutdown.
+async fn rescue<W: Worker>(
+    worker: Arc<W>,
+    settler: Arc<Settler>,
+    mut quarantine: Quarantine,
+    shutdown: CancellationToken,
+) {
+    while !shutdown.is_cancelled() {
+        pause(LOOK_EVERY, &shutdown).await;
+        match quarantine.look().await {
+            Ok(messages) if messages.is_empty() => {}
+            Ok(messages) => {
+                tracing::error!(worker = W::NAME, count = messages.len(), "unreceivable messages");
+                process(worker.as_ref(), &settler, messages).await;
+            }
+            Err(error) => {
+                tracing::debug!(worker = W::NAME, "the consumer cannot be looked at: {error:#}");
+            }
         }
     }
 }

@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where one worker parks the messages of one stream.
 #[derive(Debug, Clone)]
 pub struct Parking {
-    pub(crate) worker: &'static str,
-    pub(crate) stream: String,
+    worker: &'static str,
+    stream: String,
     subject: String,
     parked: Log,
 }
@@ -33,7 +33,7 @@ pub struct Unprocessable<'a> {
     pub sequence: u64,
     /// When the stream took it.
     pub at: DateTime<Utc>,
-    /// Its headers, if they can be read.
+    /// Its headers.
     pub headers: Option<&'a HeaderMap>,
     /// Its payload.
     pub payload: &'a [u8],

@@ -1,114 +1,116 @@
 //! Messages that the NATS client itself cannot receive. The server stores whatever bytes a publisher
-//! calls headers; a client that cannot read them ends its connection, or takes the message for one of
-//! the server's own. So no worker ever sees such a message, and without this it would come back for
-//! ever and take others with it.
+//! calls subject and headers; a client that cannot read them ends its connection. So no worker ever
+//! sees such a message, and without this it would come back for ever and hold up others with it.
 //!
 //! It shows in one way: the consumer's floor stands still. Then what stands there is read through the
-//! API, where headers are only bytes; what cannot be received is parked, and removed from the stream.
+//! API, where headers are only bytes, and what cannot be received is handed to the worker without
+//! them.
 
-use std::time::Duration;
-
-use async_nats::HeaderName;
-use async_nats::jetstream;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::RawMessage;
+use async_nats::jetstream::{self, ErrorCode, Message};
+use async_nats::{HeaderMap, HeaderName};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
 
-use crate::log::timestamp;
-use crate::parking::{Parking, Unprocessable};
+use crate::command::UNRECEIVABLE;
 
-/// How often the floor is looked at.
-const EVERY: Duration = Duration::from_secs(5);
-/// How many messages above the floor are looked at.
+/// How many messages above the floor are looked at, at a time.
 const WINDOW: u64 = 512;
 
-/// Watches a worker's consumer until the shutdown.
-pub async fn watch(jetstream: jetstream::Context, parking: Parking, shutdown: CancellationToken) {
-    let mut seen = Seen::default();
-    loop {
-        tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = shutdown.cancelled() => return,
-        }
-        if let Err(error) = look(&jetstream, &parking, &mut seen).await {
-            tracing::debug!(worker = parking.worker, "the consumer cannot be looked at: {error:#}");
-        }
-    }
-}
-
-/// What was seen before.
-#[derive(Default)]
-struct Seen {
+/// The search for messages of one consumer that cannot be received.
+#[derive(Debug)]
+pub struct Quarantine {
+    jetstream: jetstream::Context,
+    stream: String,
+    consumer: &'static str,
     floor: Option<u64>,
     checked: u64,
 }
 
-async fn look(
-    jetstream: &jetstream::Context,
-    parking: &Parking,
-    seen: &mut Seen,
-) -> anyhow::Result<()> {
-    let stream = jetstream.get_stream_no_info(&parking.stream).await?;
-    let info = stream.consumer_info(parking.worker).await?;
-    let floor = info.ack_floor.stream_sequence;
-    if info.num_ack_pending == 0 || seen.floor.replace(floor) != Some(floor) {
-        return Ok(());
+impl Quarantine {
+    /// A search in `stream`, for its `consumer`.
+    pub fn new(jetstream: jetstream::Context, stream: String, consumer: &'static str) -> Self {
+        Self { jetstream, stream, consumer, floor: None, checked: 0 }
     }
-    let last = info.delivered.stream_sequence.min(floor + WINDOW);
-    for sequence in floor.max(seen.checked) + 1..=last {
-        if let Some(message) = read(jetstream, &parking.stream, sequence).await?
-            && let Some(headers) = &message.headers
-            && let Err(reason) = check(&STANDARD.decode(headers)?)
-        {
-            let payload = STANDARD.decode(&message.payload)?;
-            let found = Unprocessable {
-                subject: &message.subject,
-                sequence,
-                at: timestamp(message.time.unix_timestamp_nanos()),
-                headers: None,
-                payload: &payload,
-                size: payload.len(),
-            };
-            let reason = format!("its headers cannot be received: {reason}");
-            parking.park(found, 1, &reason).await?;
-            stream.delete_message(sequence).await?;
-            let (worker, subject) = (parking.worker, &message.subject);
-            tracing::error!(worker, subject, sequence, reason, "parked, and removed");
+
+    /// If the floor stands where it stood the last time: the messages above it that cannot be
+    /// received, in a form that can be handled and acked.
+    pub async fn look(&mut self) -> anyhow::Result<Vec<Message>> {
+        let stream = self.jetstream.get_stream_no_info(&self.stream).await?;
+        let info = stream.consumer_info(self.consumer).await?;
+        let floor = info.ack_floor.stream_sequence;
+        if info.num_ack_pending == 0 || self.floor.replace(floor) != Some(floor) {
+            return Ok(Vec::new());
         }
-        seen.checked = sequence;
+        let last = info.delivered.stream_sequence.min(floor + WINDOW);
+        let mut found = Vec::new();
+        for sequence in floor.max(self.checked) + 1..=last {
+            if let Some(raw) = self.read(sequence).await?
+                && let Some(reason) = unreceivable(&raw)?
+            {
+                found.push(self.message(&raw, reason)?);
+            }
+            self.checked = sequence;
+        }
+        Ok(found)
     }
-    Ok(())
+
+    /// A message as the server has it; nothing if it is not there.
+    async fn read(&self, sequence: u64) -> anyhow::Result<Option<RawMessage>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: RawMessage,
+        }
+        let subject = format!("STREAM.MSG.GET.{}", self.stream);
+        let request = serde_json::json!({ "seq": sequence });
+        match self.jetstream.request(subject, &request).await? {
+            Response::Ok(Answer { message }) => Ok(Some(message)),
+            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                Ok(None)
+            }
+            Response::Err { error } => Err(error.into()),
+        }
+    }
+
+    /// The message as a delivery: the server settles by the stream sequence in the reply subject.
+    fn message(&self, raw: &RawMessage, reason: &str) -> anyhow::Result<Message> {
+        let (stream, consumer, sequence) = (&self.stream, self.consumer, raw.sequence);
+        let at = raw.time.unix_timestamp_nanos();
+        let reply = format!("$JS.ACK.{stream}.{consumer}.1.{sequence}.{sequence}.{at}.0");
+        let mut headers = HeaderMap::new();
+        headers.insert(UNRECEIVABLE, reason);
+        let payload = STANDARD.decode(&raw.payload)?;
+        let message = async_nats::Message {
+            subject: raw.subject.as_str().into(),
+            reply: Some(reply.into()),
+            length: payload.len(),
+            payload: payload.into(),
+            headers: Some(headers),
+            status: None,
+            description: None,
+        };
+        Ok(Message { message, context: self.jetstream.clone() })
+    }
 }
 
-/// A message as the server has it; nothing if it is not there.
-async fn read(
-    jetstream: &jetstream::Context,
-    stream: &str,
-    sequence: u64,
-) -> anyhow::Result<Option<RawMessage>> {
-    #[derive(Deserialize)]
-    struct Answer {
-        message: RawMessage,
+/// Why a client cannot receive a message, if it cannot.
+fn unreceivable(message: &RawMessage) -> anyhow::Result<Option<&'static str>> {
+    // In the API's JSON the server replaces what is no UTF-8.
+    if message.subject.contains(char::REPLACEMENT_CHARACTER) {
+        return Ok(Some("the subject is no UTF-8"));
     }
-    let request = serde_json::json!({ "seq": sequence });
-    match jetstream.request(format!("STREAM.MSG.GET.{stream}"), &request).await? {
-        Response::Ok(Answer { message }) => Ok(Some(message)),
-        Response::Err { error } if error.error_code() == jetstream::ErrorCode::NO_MESSAGE_FOUND => {
-            Ok(None)
-        }
-        Response::Err { error } => Err(error.into()),
-    }
+    let Some(headers) = &message.headers else { return Ok(None) };
+    Ok(check(&STANDARD.decode(headers)?).err())
 }
 
 /// Whether a client can receive these headers as those of a message (NATS ADR-4).
 fn check(headers: &[u8]) -> Result<(), &'static str> {
     let text = std::str::from_utf8(headers).map_err(|_| "they are no UTF-8")?;
     let mut lines = text.lines();
-    if lines.next().map(str::trim_end) != Some("NATS/1.0") {
-        return Err("the first line must be NATS/1.0, without a status");
+    if !lines.next().is_some_and(|line| line.starts_with("NATS/1.0")) {
+        return Err("they do not begin with NATS/1.0");
     }
     let mut named = false;
     for line in lines.filter(|line| !line.is_empty()) {
@@ -133,13 +135,7 @@ mod tests {
         {
             assert_eq!(check(good.as_bytes()), Ok(()), "{good:?}");
         }
-        for bad in [
-            "",
-            "NATS/1.0 503\r\n\r\n",
-            "NATS/1.0\r\nno colon\r\n\r\n",
-            "NATS/1.0\r\nA B: c\r\n",
-            "HTTP/1.1\r\n",
-        ] {
+        for bad in ["", "NATS/1.0\r\nno colon\r\n\r\n", "NATS/1.0\r\nA B: c\r\n", "HTTP/1.1\r\n"] {
             assert!(check(bad.as_bytes()).is_err(), "{bad:?}");
         }
         assert!(check(b"NATS/1.0\r\nA: \xff\r\n\r\n").is_err());

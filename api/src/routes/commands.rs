@@ -78,5 +78,5 @@ async fn by_sequence(app: &App, sequence: u64) -> Result<Option<CommandView>, Pr
 
 fn unavailable(error: impl std::fmt::Display) -> Problem {
     tracing::warn!(%error, "a command cannot be looked up by its sequence");
-    Problem::unavailable("a command cannot be looked up by its sequence without NATS")
+    Problem::unavailable("a command cannot be looked up by its sequence now")
 }
