@@ -127,7 +127,7 @@ impl Process {
 
     /// Waits until it ends by itself.
     pub async fn ended(mut self) -> Ended {
-        let status: ExitStatus = timeout(Duration::from_secs(120), self.child.wait())
+        let status: ExitStatus = timeout(Duration::from_mins(2), self.child.wait())
             .await
             .unwrap_or_else(|_| panic!("it goes on: {}{}", self.output(), self.errors()))
             .expect("a child");

@@ -11,6 +11,12 @@
 //! | `NS:products` | sorted set | product ids, in the order of their bytes |
 //! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written |
 
+mod changes;
+mod lists;
+
+pub use changes::{Change, watch_changes};
+pub use lists::Page;
+
 use chrono::{DateTime, Utc};
 use fred::clients::Client;
 use fred::error::Error as RedisError;
@@ -18,14 +24,13 @@ use fred::interfaces::{
     ClientLike, KeysInterface, LuaInterface, PubsubInterface, SortedSetsInterface,
 };
 use fred::types::scripts::Script;
-use fred::types::sorted_sets::{ZRange, ZRangeBound, ZRangeKind, ZSort};
 use fred::types::{Expiration, SetOptions};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CommandId, CustomerId, OrderId};
+use crate::ids::{CommandId, CustomerId};
 use crate::message::{CommandOutcome, Event, EventError, Subject};
-use crate::order::{Order, OrderStatus};
+use crate::order::Order;
 use crate::reason::Reason;
 
 /// Writes a document unless one of the same or a newer version is there.
@@ -130,15 +135,6 @@ impl CommandView {
     }
 }
 
-/// A page of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// The documents' texts.
-    pub items: Vec<String>,
-    /// Give this to get the next page; absent at the end.
-    pub next_cursor: Option<String>,
-}
-
 /// The views below one namespace.
 #[derive(Debug, Clone)]
 pub struct Views {
@@ -151,6 +147,17 @@ impl Views {
     /// The views that `redis` holds below `namespace`.
     pub fn new(redis: Client, namespace: &str) -> Self {
         Self { redis, namespace: namespace.to_owned(), put: Script::from_lua(PUT) }
+    }
+
+    /// Whether there is a connection to Redis now. Ask first where waiting for one is worse than
+    /// doing without.
+    pub fn is_connected(&self) -> bool {
+        self.redis.is_connected()
+    }
+
+    /// Closes the connection.
+    pub async fn close(&self) -> Result<(), ViewError> {
+        Ok(self.redis.quit().await?)
     }
 
     /// Whether Redis answers.
@@ -283,125 +290,6 @@ impl Views {
         text.map(|text| split(&key, &text)).transpose()
     }
 
-    /// The orders of a customer, newest first; `status` picks those that are in it now.
-    pub async fn customer_orders(
-        &self,
-        customer: &CustomerId,
-        status: Option<OrderStatus>,
-        cursor: Option<&str>,
-        limit: usize,
-    ) -> Result<Page, ViewError> {
-        let key = self.customer_orders_key(customer.as_str());
-        let mut position = cursor.and_then(parse_position);
-        let mut items = Vec::with_capacity(limit);
-        loop {
-            let ids = self.older(&key, position.as_ref(), limit).await?;
-            let Some(last) = ids.last().cloned() else { break };
-            let keys: Vec<String> =
-                ids.iter().map(|(_, id)| self.key(Subject::Order, id)).collect();
-            let found = self.documents(&keys).await?;
-            for (place, document) in ids.into_iter().zip(found) {
-                position = Some(place);
-                let Some(document) = document else { continue };
-                let fits = match status {
-                    None => true,
-                    Some(status) => serde_json::from_str::<Status>(&document.json)
-                        .is_ok_and(|found| found.status == status.as_str()),
-                };
-                if fits {
-                    items.push(document.json);
-                }
-                if items.len() == limit {
-                    break;
-                }
-            }
-            if items.len() == limit || position.as_ref() != Some(&last) {
-                break;
-            }
-        }
-        let more = match &position {
-            Some(position) if items.len() == limit => {
-                !self.older(&key, Some(position), 1).await?.is_empty()
-            }
-            _ => false,
-        };
-        let next_cursor = position.filter(|_| more).map(|(score, id)| format!("{score}_{id}"));
-        Ok(Page { items, next_cursor })
-    }
-
-    /// Up to `limit` entries of a customer's list that come after `position`.
-    async fn older(
-        &self,
-        key: &str,
-        position: Option<&(i64, String)>,
-        limit: usize,
-    ) -> Result<Vec<(i64, String)>, ViewError> {
-        let mut entries = Vec::with_capacity(limit);
-        // Orders of the very same microsecond stand in the descending order of their ids; those up
-        // to the position are passed over.
-        let mut skip: i64 = 0;
-        loop {
-            let highest = match position {
-                #[expect(clippy::cast_precision_loss, reason = "microseconds, exact until 2255")]
-                Some((score, _)) => ZRangeBound::Score(*score as f64),
-                None => ZRangeBound::InfiniteScore,
-            };
-            let found: Vec<(String, f64)> = self
-                .redis
-                .zrange(
-                    key,
-                    ZRange { kind: ZRangeKind::Inclusive, range: highest },
-                    ZRange { kind: ZRangeKind::Inclusive, range: ZRangeBound::NegInfiniteScore },
-                    Some(ZSort::ByScore),
-                    true,
-                    Some((skip, i64::try_from(limit).unwrap_or(i64::MAX))),
-                    true,
-                )
-                .await?;
-            let exhausted = found.len() < limit;
-            skip += i64::try_from(found.len()).unwrap_or(0);
-            for (id, score) in found {
-                #[expect(clippy::cast_possible_truncation, reason = "it was written from an i64")]
-                let score = score as i64;
-                let passed =
-                    position.is_some_and(|(at, last)| score > *at || (score == *at && id >= *last));
-                if !passed && entries.len() < limit {
-                    entries.push((score, id));
-                }
-            }
-            if exhausted || entries.len() == limit {
-                return Ok(entries);
-            }
-        }
-    }
-
-    /// The products, in the order of their ids.
-    pub async fn products(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ViewError> {
-        let lowest = match cursor {
-            Some(id) => ZRange { kind: ZRangeKind::Exclusive, range: ZRangeBound::Lex(id.into()) },
-            None => ZRange { kind: ZRangeKind::Inclusive, range: ZRangeBound::NegInfinityLex },
-        };
-        let highest = ZRange { kind: ZRangeKind::Inclusive, range: ZRangeBound::InfiniteLex };
-        let count = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
-        let mut ids: Vec<String> = self
-            .redis
-            .zrange(
-                self.products_key(),
-                lowest,
-                highest,
-                Some(ZSort::ByLex),
-                false,
-                Some((0, count)),
-                false,
-            )
-            .await?;
-        let more = ids.len() > limit;
-        ids.truncate(limit);
-        let keys: Vec<String> = ids.iter().map(|id| self.key(Subject::Product, id)).collect();
-        let items = self.documents(&keys).await?.into_iter().flatten().map(|d| d.json).collect();
-        Ok(Page { items, next_cursor: ids.pop().filter(|_| more) })
-    }
-
     async fn documents(&self, keys: &[String]) -> Result<Vec<Option<Document>>, ViewError> {
         // Not MGET: the keys lie in different slots of a cluster.
         let texts: Vec<Option<String>> =
@@ -419,11 +307,6 @@ impl Views {
 struct Listed {
     customer_id: CustomerId,
     placed_at: DateTime<Utc>,
-}
-
-#[derive(Deserialize)]
-struct Status<'a> {
-    status: &'a str,
 }
 
 impl Event {
@@ -475,88 +358,4 @@ fn split(key: &str, text: &str) -> Result<Document, ViewError> {
     let (version, json) = text.split_once(' ').ok_or_else(damaged)?;
     let version = version.parse().map_err(|_| damaged())?;
     Ok(Document { version, json: json.to_owned() })
-}
-
-fn parse_position(cursor: &str) -> Option<(i64, String)> {
-    let (score, id) = cursor.split_once('_')?;
-    Some((score.parse().ok()?, id.to_owned()))
-}
-
-impl Views {
-    /// Whether there is a connection to Redis now. Ask first where waiting for one is worse than
-    /// doing without.
-    pub fn is_connected(&self) -> bool {
-        self.redis.is_connected()
-    }
-
-    /// Whether a text can be a cursor of [`Views::customer_orders`].
-    pub fn is_orders_cursor(text: &str) -> bool {
-        parse_position(text).is_some_and(|(_, id)| id.parse::<OrderId>().is_ok())
-    }
-
-    /// Closes the connection.
-    pub async fn close(&self) -> Result<(), ViewError> {
-        Ok(self.redis.quit().await?)
-    }
-}
-
-/// What is told about changes of the views.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// Lines of `SUBJECT/ID VERSION`.
-    Views(&'a str),
-    /// Changes may have been missed.
-    Missed,
-}
-
-/// How often the subscription to the changes is made anew: harmless, and it shows that the
-/// connection lives.
-const SUBSCRIBE_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// Tells the changes of the views below `namespace`, as they happen, until the `stop`.
-pub async fn watch_changes(
-    config: &crate::config::RedisConfig,
-    namespace: &str,
-    stop: &tokio_util::sync::CancellationToken,
-    mut told: impl FnMut(Change<'_>),
-) -> anyhow::Result<()> {
-    use fred::interfaces::EventInterface as _;
-
-    let mut builder = config.builder()?;
-    // Messages that wait while a subscription is made.
-    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = 4096);
-    let client = builder.build_subscriber_client()?;
-    let channel = format!("{namespace}:changes");
-    let (mut messages, mut connections) = (client.message_rx(), client.reconnect_rx());
-    // The task ends with the client's `quit`; until then it reconnects.
-    drop(client.connect());
-    let mut again = tokio::time::interval(SUBSCRIBE_EVERY);
-    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let connected = tokio::select! {
-            message = messages.recv() => {
-                match message.as_ref().map(|message| message.value.as_bytes()) {
-                    Ok(Some(bytes)) => told(Change::Views(&String::from_utf8_lossy(bytes))),
-                    Ok(None) => {}
-                    Err(_) => told(Change::Missed),
-                }
-                continue;
-            }
-            _ = connections.recv() => true,
-            _ = again.tick() => false,
-            () = stop.cancelled() => break,
-        };
-        if !client.is_connected() {
-            continue;
-        }
-        if let Err(error) = client.subscribe(channel.as_str()).await {
-            tracing::warn!(%error, "the changes of the views cannot be subscribed to");
-        }
-        if connected {
-            told(Change::Missed);
-        }
-    }
-    // Whoever stops does not care how the connection ends.
-    client.quit().await.ok();
-    Ok(())
 }
