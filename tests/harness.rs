@@ -355,6 +355,10 @@ impl System {
                 let mut consumers = std::pin::pin!(stream.consumers());
                 while let Some(consumer) = futures_util::StreamExt::next(&mut consumers).await {
                     let info = consumer.ok()?;
+                    // Readers of the log come and go; only workers count.
+                    if info.config.durable_name.is_none() {
+                        continue;
+                    }
                     if info.num_pending > 0 || info.num_ack_pending > 0 {
                         return None;
                     }

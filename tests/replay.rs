@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use futures_util::TryStreamExt as _;
 use serde_json::Value;
 
 use crate::harness::System;
@@ -118,18 +117,6 @@ fn told(ended: &Ended, set_up: &str, rows: &[&str], orders: &str) {
     assert!(lines.last().is_some_and(|last| last.starts_with(orders)), "{}", ended.output);
 }
 
-/// Waits until every worker has everything. A replay over NATS leaves its reader of the log, which
-/// nobody pulls from any more; the server would forget it after half a minute.
-async fn settled(system: &System) {
-    let jetstream = async_nats::jetstream::new(system.nats.clone());
-    let log = jetstream.get_stream(system.topology.events_stream()).await.expect("the log");
-    let readers: Vec<_> = log.consumers().try_collect().await.expect("the consumers are listed");
-    for reader in readers.iter().filter(|reader| reader.config.durable_name.is_none()) {
-        log.delete_consumer(&reader.name).await.expect("a reader is removed");
-    }
-    system.settle().await;
-}
-
 /// What stands for a second order, if one were made: the log's last word on orders, and the rows.
 async fn orders_made(system: &System) -> (u64, i64, i64) {
     let jetstream = async_nats::jetstream::new(system.nats.clone());
@@ -186,7 +173,7 @@ async fn with_the_shops_own_stock_each_order_has_the_right_end_and_is_placed_onc
     ];
     let first = shop.replay(&system, &[]).await;
     told(&first, "4 products (4 new), 3 customers (3 new)", &rows, "12 orders: 12 new, 0 already");
-    settled(&system).await;
+    system.settle().await;
     assert_eq!(paid(&system).await, [(6, 10, 76, 112_500); 2]);
     system.stock_is("tea", [60, 40, 0]).await;
     system.stock_is("jam", [0, 3, 0]).await;
@@ -199,7 +186,7 @@ async fn with_the_shops_own_stock_each_order_has_the_right_end_and_is_placed_onc
         let again = shop.replay(&system, way).await;
         let set_up = "4 products (0 new), 3 customers (0 new)";
         told(&again, set_up, &rows, "12 orders: 0 new, 12 already");
-        settled(&system).await;
+        system.settle().await;
         assert_eq!(orders_made(&system).await, made, "{way:?}");
     }
     system.stop().await;
@@ -213,7 +200,7 @@ async fn with_enough_stock_and_discontinued_products_all_orders_are_paid_over_na
     let rows = ["paid - 12 25 125 1849.00 USD"];
     let first = shop.replay(&system, &way).await;
     told(&first, "4 products (4 new), 3 customers (3 new)", &rows, "12 orders: 12 new, 0 already");
-    settled(&system).await;
+    system.settle().await;
     assert_eq!(paid(&system).await, [(12, 25, 125, 184_900); 2]);
     for (product, bought) in [("tea", 58), ("syrup", 52), ("jam", 10), ("cheese", 5)] {
         system.stock_is(product, [1_000 - bought, bought, 0]).await;
@@ -222,7 +209,7 @@ async fn with_enough_stock_and_discontinued_products_all_orders_are_paid_over_na
     let again = shop.replay(&system, &way).await;
     let set_up = "4 products (0 new), 3 customers (0 new)";
     told(&again, set_up, &rows, "12 orders: 0 new, 12 already");
-    settled(&system).await;
+    system.settle().await;
     assert_eq!(orders_made(&system).await, made);
     system.stop().await;
 }

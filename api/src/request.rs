@@ -161,7 +161,8 @@ pub fn parameters<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Probl
         let text = error.body_text();
         let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
         let (field, detail) = text.split_once(": ").unwrap_or(("query", text));
-        Problem::field(FieldError::new(field, "invalid", detail))
+        let code = if detail.starts_with("unknown field") { "unknown_field" } else { "invalid" };
+        Problem::field(FieldError::new(field, code, detail))
     })
 }
 

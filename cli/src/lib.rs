@@ -9,6 +9,7 @@ use millrace_shared::config::{NatsConfig, PostgresConfig};
 use millrace_shared::telemetry::LogConfig;
 use millrace_shared::topology::StreamOptions;
 use millrace_workers::{MIGRATIONS, Role, WorkerConfig};
+use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,9 @@ pub mod replay;
 pub mod sample;
 pub mod servers;
 pub mod up;
+
+/// How long a server may take to answer the tools.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Order processing on NATS JetStream
 #[derive(Debug, Parser)]
@@ -120,18 +124,25 @@ pub async fn workers(
 /// Brings the database to this version's schema; sqlx takes an advisory lock for it, so several
 /// can be started at once.
 pub async fn migrate(config: &PostgresConfig) -> Result<()> {
-    let pool = config.pool("millrace-migrate")?;
-    MIGRATIONS.run(&pool).await.context("the migrations were not all carried out")?;
-    pool.close().await;
+    let options = config.options()?.application_name("millrace-migrate");
+    let at = format!("{}:{}", options.get_host(), options.get_port());
+    // Not from a pool: it would try for a while, and then tell only that it did.
+    let mut connection = tokio::time::timeout(LIMIT, PgConnection::connect_with(&options))
+        .await
+        .map_err(anyhow::Error::new)
+        .and_then(|connected| Ok(connected?))
+        .with_context(|| format!("PostgreSQL at {at} cannot be reached"))?;
+    MIGRATIONS.run(&mut connection).await.context("the migrations were not all carried out")?;
+    connection.close().await?;
     Ok(())
 }
 
 /// Creates or updates the streams.
 pub async fn topology(nats: &NatsConfig, streams: &StreamOptions) -> Result<()> {
-    let client = nats.connect("millrace-topology").await?;
-    let jetstream = async_nats::jetstream::new(client);
     let create = nats.topology()?;
-    tokio::time::timeout(std::time::Duration::from_secs(30), create.create(&jetstream, streams))
+    let client = nats.connect_now("millrace-topology").await?;
+    let jetstream = async_nats::jetstream::new(client);
+    tokio::time::timeout(LIMIT, create.create(&jetstream, streams))
         .await
         .with_context(|| format!("no answer from NATS at {}", nats.nats_url.join(", ")))?
 }

@@ -125,6 +125,23 @@ impl NatsConfig {
     /// Connects; waits for a server that is not there yet. `name` is shown in the server's list of
     /// connections.
     pub async fn connect(&self, name: &str) -> anyhow::Result<async_nats::Client> {
+        self.connect_with(self.options(name)?.retry_on_initial_connect()).await
+    }
+
+    /// Connects, or tells why that is not possible now: for tools that somebody waits for.
+    pub async fn connect_now(&self, name: &str) -> anyhow::Result<async_nats::Client> {
+        self.connect_with(self.options(name)?).await
+    }
+
+    async fn connect_with(
+        &self,
+        options: async_nats::ConnectOptions,
+    ) -> anyhow::Result<async_nats::Client> {
+        let urls = || format!("NATS at {} cannot be reached", self.nats_url.join(", "));
+        options.connect(self.nats_url.clone()).await.with_context(urls)
+    }
+
+    fn options(&self, name: &str) -> anyhow::Result<async_nats::ConnectOptions> {
         for url in &self.nats_url {
             ensure!(
                 !url.contains('@'),
@@ -133,9 +150,9 @@ impl NatsConfig {
             );
         }
         let password = password(self.nats_password.as_ref(), self.nats_password_file.as_ref())?;
+        let urls = self.nats_url.join(", ");
         let mut options = async_nats::ConnectOptions::new()
             .name(name)
-            .retry_on_initial_connect()
             .connection_timeout(Duration::from_secs(5))
             .ping_interval(Duration::from_secs(10))
             .request_timeout(Some(Duration::from_secs(5)))
@@ -143,8 +160,9 @@ impl NatsConfig {
             .reconnect_delay_callback(|attempt| {
                 Duration::from_millis(50 << attempt.min(5)).min(Duration::from_secs(1))
             })
-            .event_callback(|event| async move {
-                tracing::info!(%event, "NATS connection");
+            .event_callback(move |event| {
+                let urls = urls.clone();
+                async move { tracing::info!(%event, urls, "NATS connection") }
             });
         match (&self.nats_user, password) {
             (Some(user), Some(password)) => {
@@ -157,7 +175,7 @@ impl NatsConfig {
             ),
             (None, Some(_)) => bail!("a NATS password is set, but no --nats-user"),
         }
-        options.connect(self.nats_url.clone()).await.context("NATS cannot be reached")
+        Ok(options)
     }
 }
 

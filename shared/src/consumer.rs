@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{AckKind, Message, stream};
 use async_nats::{Client, HeaderMap, jetstream};
 use chrono::{DateTime, Utc};
@@ -208,10 +209,13 @@ async fn pull_until_error<W: Worker>(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let name = worker.stream(topology);
-    let stream = jetstream
-        .get_stream(&name)
-        .await
-        .with_context(|| format!("the stream {name} is not there; `millrace topology` makes it"))?;
+    let stream = jetstream.get_stream(&name).await.map_err(|error| {
+        let what = match error.kind() {
+            GetStreamErrorKind::JetStream(_) => "is not there; `millrace topology` makes it",
+            _ => "cannot be read: NATS does not answer",
+        };
+        anyhow::Error::new(error).context(format!("the stream {name} {what}"))
+    })?;
     let messages = consumer(worker.as_ref(), &stream, topology)
         .await?
         .stream()

@@ -1,5 +1,7 @@
 //! Logging: what is written, in which form.
 
+use std::io::{IsTerminal as _, stderr};
+
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::SubscriberBuilder;
@@ -31,10 +33,11 @@ impl LogConfig {
         let filter = self.log.as_deref().unwrap_or(usual);
         let filter = EnvFilter::try_new(filter)
             .map_err(|error| anyhow::anyhow!("--log {filter:?} is no filter: {error}"))?;
-        let builder =
-            SubscriberBuilder::default().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder = SubscriberBuilder::default().with_env_filter(filter).with_writer(stderr);
         match self.log_format {
-            LogFormat::Pretty => builder.with_target(false).try_init(),
+            LogFormat::Pretty => {
+                builder.with_target(false).with_ansi(stderr().is_terminal()).try_init()
+            }
             LogFormat::Json => builder.json().flatten_event(true).try_init(),
         }
         .map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))

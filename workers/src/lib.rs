@@ -92,8 +92,10 @@ pub async fn run(
         }
         Role::Projection => {
             let views = Views::new(config.redis.client()?, topology.namespace());
-            let worker = Arc::new(projection::Projection::new(views));
+            let worker = Arc::new(projection::Projection::new(views.clone()));
             consumer::run(worker, client, topology, shutdown).await?;
+            // Otherwise the client would go on reconnecting; how it ends is of no interest.
+            views.close().await.ok();
         }
     }
     pool.close().await;
