@@ -7,6 +7,7 @@ mod apart;
 mod bad_input;
 mod clients;
 mod command_line;
+mod expiry;
 mod flow;
 mod harness;
 mod once;

@@ -199,7 +199,7 @@ impl App {
         }
         let standing = standing(&document)?;
         Ok(match (standing.status.as_str(), standing.reason) {
-            ("pending" | "validated", _) => Seen::Underway(standing.status),
+            ("pending" | "validated" | "payment_unknown", _) => Seen::Underway(standing.status),
             ("rejected", Some(reason)) => Seen::Refused(reason, standing.detail),
             _ => Seen::Done(document, standing.status),
         })

@@ -10,7 +10,7 @@ use clap::Args;
 use millrace_api::{ApiConfig, Server};
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::topology::StreamOptions;
-use millrace_workers::{Role, WorkerConfig};
+use millrace_workers::{PAYMENT_TIMEOUT, Role, WorkerConfig};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +41,10 @@ pub struct UpArgs {
     /// Run the servers only: start api and workers yourself
     #[arg(long, conflicts_with_all = ["http", "workers_only"])]
     servers_only: bool,
+    /// Seconds that an accepted order may wait for its payment
+    #[arg(long, env = "MILLRACE_PAYMENT_TIMEOUT", value_name = "SECONDS",
+          default_value_t = PAYMENT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..))]
+    payment_timeout: u32,
     /// Start with an empty catalogue
     #[arg(long)]
     no_sample: bool,
@@ -73,7 +77,10 @@ pub async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<()> {
 }
 
 async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken) -> Result<()> {
-    let config = worker_config(&addresses, &args.namespace);
+    let config = WorkerConfig {
+        payment_timeout: args.payment_timeout,
+        ..worker_config(&addresses, &args.namespace)
+    };
     ensure_database(&config.postgres).await?;
     crate::migrate(&config.postgres).await?;
     crate::topology(&config.nats, &StreamOptions::default()).await?;
@@ -134,6 +141,7 @@ pub fn worker_config(addresses: &Addresses, namespace: &str) -> WorkerConfig {
             redis_password: Some(addresses.redis_password.clone()),
             redis_password_file: None,
         },
+        payment_timeout: PAYMENT_TIMEOUT,
     }
 }
 

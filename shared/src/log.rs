@@ -10,14 +10,14 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageErrorKind};
 use async_nats::{Client, HeaderMap, jetstream};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::message::{Event, EventError};
+use crate::message::{Event, EventError, Subject};
 use crate::topology::Topology;
 
 /// From this many messages on an atomic batch is faster than single appends. Measured on one node
@@ -28,6 +28,8 @@ const ATOMIC_FROM: usize = 15;
 const ATOMIC_MOST: usize = 500;
 /// Batches under way at a time; the server takes up to 50 for a stream.
 const IN_FLIGHT: usize = 4;
+/// The types of events after which an order no longer waits for its payment.
+const ENDS_WAIT: [&str; 4] = ["paid", "rejected", "cancelled", "expired"];
 /// Groups that wait for their turn; beyond it appends wait or are refused.
 const QUEUE: usize = 8 * 1024;
 
@@ -60,6 +62,12 @@ impl Entry {
         if let Some(traceparent) = &event.traceparent {
             headers.insert(crate::message::TRACEPARENT, traceparent.as_str());
         }
+        // What ends the wait for a payment stops its clock, if that still runs.
+        if event.subject == Subject::Order && event.version > 1 && ENDS_WAIT.contains(&&*event.kind)
+        {
+            headers.insert("Nats-Schedule-Next", "purge");
+            headers.insert("Nats-Scheduler", topology.clock(&event.subject_id).as_str());
+        }
         Ok(Self {
             subject: topology.event(event.subject, &event.subject_id, &event.kind),
             payload: event.encode()?,
@@ -70,6 +78,35 @@ impl Entry {
             }),
         })
     }
+}
+
+/// The entries of events that follow each other after the message with the sequence `after`. With
+/// an order's acceptance goes the clock of its payment: a message schedule (NATS ADR-51) that tells
+/// the time-out when `time_to_pay` is over.
+pub fn entries<'a>(
+    topology: &Topology,
+    events: impl IntoIterator<Item = &'a Event>,
+    after: u64,
+    time_to_pay: Duration,
+) -> Result<Vec<Entry>, EventError> {
+    let mut entries = Vec::new();
+    for event in events {
+        if event.subject == Subject::Order && event.kind == "validated" {
+            entries.push(clock(topology, event, time_to_pay));
+        }
+        entries.push(Entry::event(topology, event, after)?);
+    }
+    Ok(entries)
+}
+
+fn clock(topology: &Topology, event: &Event, time_to_pay: Duration) -> Entry {
+    let at = event.occurred_at + time_to_pay;
+    let at = at.to_rfc3339_opts(SecondsFormat::Micros, true);
+    let order = event.subject_id.as_str();
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Schedule", format!("@at {at}").as_str());
+    headers.insert("Nats-Schedule-Target", topology.time_out(order).as_str());
+    Entry { subject: topology.clock(order), payload: Bytes::new(), headers, expect: None }
 }
 
 /// Why an append did not happen, or is not known to have happened.
@@ -282,7 +319,8 @@ fn take_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
 
 async fn send(client: &Client, batch: Vec<Job>) {
     let size: usize = batch.iter().map(|job| job.entries.len()).sum();
-    if size >= ATOMIC_FROM {
+    // One group of several is a batch anyway, and others in it cost nothing.
+    if size >= ATOMIC_FROM || batch.iter().any(|job| job.entries.len() > 1) {
         send_together(client, batch).await;
     } else {
         join_all(batch.into_iter().map(|job| send_together(client, vec![job]))).await;

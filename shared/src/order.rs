@@ -3,7 +3,10 @@
 
 mod decide;
 
-pub use decide::{AfterCharge, cancel, charged, declined, deliver, place, refund, refunded, ship};
+pub use decide::{
+    AfterCharge, cancel, charged, declined, deliver, expire, place, refund, refunded, ship,
+    unanswered,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,8 @@ use crate::reason::{Reason, Refusal};
 pub enum OrderStatus {
     /// Accepted: stock, and credit if any, are reserved.
     Validated,
+    /// The gateway gave no answer: there may be a charge. It is asked until it knows.
+    PaymentUnknown,
     /// Charged, or booked on the customer's account.
     Paid,
     /// Handed to a carrier.
@@ -44,6 +49,7 @@ impl OrderStatus {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Validated => "validated",
+            Self::PaymentUnknown => "payment_unknown",
             Self::Paid => "paid",
             Self::Shipped => "shipped",
             Self::Delivered => "delivered",
@@ -53,6 +59,11 @@ impl OrderStatus {
             Self::Refunding => "refunding",
             Self::Refunded => "refunded",
         }
+    }
+
+    /// Whether the order waits for its payment: its time may run out.
+    pub fn awaits_payment(self) -> bool {
+        matches!(self, Self::Validated | Self::PaymentUnknown)
     }
 }
 
@@ -111,6 +122,11 @@ pub enum OrderEvent {
         #[serde(skip_serializing_if = "Option::is_none")]
         placement: Option<Placement>,
     },
+    /// The gateway gave no answer in time.
+    PaymentUnknown {
+        /// What is known.
+        detail: String,
+    },
     /// The order is paid.
     Paid {
         /// The gateway's name of the charge; absent for payment by account.
@@ -152,6 +168,7 @@ impl OrderEvent {
         match self {
             Self::Validated(_) => "validated",
             Self::Rejected { .. } => "rejected",
+            Self::PaymentUnknown { .. } => "payment-unknown",
             Self::Paid { .. } => "paid",
             Self::Shipped(_) => "shipped",
             Self::Delivered {} => "delivered",
@@ -189,6 +206,8 @@ pub enum PaymentKind {
 pub enum PaymentStatus {
     /// Nothing was charged.
     None,
+    /// The gateway gave no answer: there may be a charge.
+    Unknown,
     /// Charged, or booked.
     Captured,
     /// The gateway declined.
@@ -212,6 +231,7 @@ impl PaymentStatus {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::Unknown => "unknown",
             Self::Captured => "captured",
             Self::Declined => "declined",
             Self::Refunded => "refunded",
@@ -327,22 +347,35 @@ impl Order {
         };
         let mut after = before.clone();
         match (before.status, event) {
-            (OrderStatus::Validated, OrderEvent::Paid { charge_id }) => {
+            (OrderStatus::Validated, OrderEvent::PaymentUnknown { .. }) => {
+                after.status = OrderStatus::PaymentUnknown;
+                after.payment.status = PaymentStatus::Unknown;
+            }
+            (
+                OrderStatus::Validated | OrderStatus::PaymentUnknown,
+                OrderEvent::Paid { charge_id },
+            ) => {
                 after.status = OrderStatus::Paid;
                 after.payment.status = PaymentStatus::Captured;
                 after.payment.charge_id.clone_from(charge_id);
             }
-            (OrderStatus::Validated, OrderEvent::Rejected { refusal, placement: None }) => {
+            (
+                OrderStatus::Validated | OrderStatus::PaymentUnknown,
+                OrderEvent::Rejected { refusal, placement: None },
+            ) => {
                 after.status = OrderStatus::Rejected;
                 after.payment.status = PaymentStatus::Declined;
                 after.reason = Some(refusal.reason);
                 after.detail = Some(refusal.detail.clone());
             }
-            (OrderStatus::Validated | OrderStatus::Paid, OrderEvent::Cancelled { reason }) => {
+            (
+                OrderStatus::Validated | OrderStatus::PaymentUnknown | OrderStatus::Paid,
+                OrderEvent::Cancelled { reason },
+            ) => {
                 after.status = OrderStatus::Cancelled;
                 after.detail.clone_from(reason);
             }
-            (OrderStatus::Validated, OrderEvent::Expired {}) => {
+            (OrderStatus::Validated | OrderStatus::PaymentUnknown, OrderEvent::Expired {}) => {
                 after.status = OrderStatus::Expired;
             }
             (OrderStatus::Paid, OrderEvent::Shipped(shipment)) => {

@@ -107,8 +107,25 @@ impl Topology {
     }
 
     /// All events.
-    pub fn all_events(&self) -> String {
-        format!("{}.evt.>", self.namespace)
+    pub fn all_events(&self) -> Vec<String> {
+        [Subject::Order, Subject::Customer, Subject::Product, Subject::Command]
+            .map(|subject| format!("{}.evt.{subject}.>", self.namespace))
+            .to_vec()
+    }
+
+    /// Where the clock of an order's payment stands while it runs (NATS ADR-51).
+    pub fn clock(&self, order: &str) -> String {
+        format!("{}.evt.clock.{order}", self.namespace)
+    }
+
+    /// Where it is told that the time of an order's payment is over.
+    pub fn time_out(&self, order: &str) -> String {
+        format!("{}.evt.time-out.{order}", self.namespace)
+    }
+
+    /// All that is told by clocks.
+    pub fn all_time_outs(&self) -> String {
+        self.time_out("*")
     }
 
     /// Where a worker parks what it cannot process; `kind` is `command` or `event`.
@@ -146,7 +163,7 @@ impl Topology {
                 // appends fail.
                 discard: stream::DiscardPolicy::Old,
                 max_bytes: -1,
-                ..base(self.events_stream(), self.all_events())
+                ..base(self.events_stream(), format!("{}.evt.>", self.namespace))
             },
             base(self.parked_stream(), format!("{}.parked.>", self.namespace)),
         ]

@@ -2,6 +2,7 @@
 //! keeps the views. Each is one type that implements [`millrace_shared::consumer::Worker`].
 
 pub mod book;
+pub mod expiry;
 pub mod gateway;
 pub mod ledger;
 pub mod payment;
@@ -12,6 +13,7 @@ pub mod reservations;
 pub mod validation;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
@@ -67,7 +69,15 @@ pub struct WorkerConfig {
     #[command(flatten)]
     /// Redis
     pub redis: RedisConfig,
+    /// Seconds that an accepted order may wait for its payment; then it expires, and what it holds
+    /// is free again. The same for all workers
+    #[arg(long, env = "MILLRACE_PAYMENT_TIMEOUT", value_name = "SECONDS",
+          default_value_t = PAYMENT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..))]
+    pub payment_timeout: u32,
 }
+
+/// How long an order may wait for its payment if nothing else is said, in seconds.
+pub const PAYMENT_TIMEOUT: u32 = 900;
 
 /// Runs one replica of a role until the shutdown.
 pub async fn run(
@@ -80,7 +90,10 @@ pub async fn run(
     let pool = config.postgres.pool(role.name())?;
     let events = Log::new(client.clone(), topology.events_stream());
     match role {
-        Role::Validation => validate(client, pool.clone(), events, topology, shutdown).await?,
+        Role::Validation => {
+            let time_to_pay = Duration::from_secs(config.payment_timeout.into());
+            validate(client, pool.clone(), events, topology, time_to_pay, shutdown).await?;
+        }
         Role::Payment => {
             let gateway = Arc::new(gateway::sandbox::Sandbox::new(pool.clone()));
             let worker = Arc::new(payment::Payment::new(events, topology.clone(), gateway));
@@ -103,12 +116,13 @@ pub async fn run(
     Ok(())
 }
 
-/// Validation is three loops on one ledger: commands, the ends of reservations, and the relay.
+/// Validation is four loops: commands, the ends of reservations, time-outs, and the relay.
 async fn validate(
     client: async_nats::Client,
     pool: PgPool,
     events: Log,
     topology: Topology,
+    time_to_pay: Duration,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let wake = Arc::new(Notify::new());
@@ -117,11 +131,14 @@ async fn validate(
         events.clone(),
         topology.clone(),
         Arc::clone(&wake),
+        time_to_pay,
     ));
+    let expiry = Arc::new(expiry::Expiry::new(events.clone(), topology.clone()));
     let reservations = Arc::new(reservations::Reservations::new(pool.clone(), Arc::clone(&wake)));
-    let relay = relay::Relay::new(pool, events, topology.clone(), wake);
+    let relay = relay::Relay::new(pool, events, topology.clone(), wake, time_to_pay);
     let mut loops = JoinSet::new();
     loops.spawn(consumer::run(validation, client.clone(), topology.clone(), shutdown.clone()));
+    loops.spawn(consumer::run(expiry, client.clone(), topology.clone(), shutdown.clone()));
     loops.spawn(consumer::run(reservations, client, topology, shutdown.clone()));
     loops.spawn(async move {
         relay.run(shutdown).await;

@@ -17,10 +17,14 @@ use millrace_shared::order::{
 };
 use millrace_shared::topology::Topology;
 
+use tokio::time::timeout;
+
 use crate::gateway::{Charge, ChargeError, Gateway, GatewayError};
 
 /// How long an append is tried before the event is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the gateway may take to answer before the outcome counts as unknown.
+const ANSWER: Duration = Duration::from_secs(20);
 /// How often a result is decided anew because the order has gone on meanwhile.
 const ROUNDS: usize = 8;
 
@@ -50,10 +54,13 @@ impl<G: Gateway> Payment<G> {
         let cause = event.as_cause();
         match current.order.status {
             OrderStatus::Validated => self.charge(event, delivery.attempt, current, &cause).await,
+            OrderStatus::PaymentUnknown if event.kind == "payment-unknown" => {
+                self.ask(current, &cause).await
+            }
             OrderStatus::Cancelled | OrderStatus::Expired | OrderStatus::Refunding => {
                 self.give_back(current, &cause).await
             }
-            // Paid or ended: nothing is owed to anybody.
+            // Paid or ended, or another event's to go on with: nothing is owed to anybody.
             _ => Ok(Verdict::Done),
         }
     }
@@ -96,9 +103,27 @@ impl<G: Gateway> Payment<G> {
                 self.append(current, cause, |order| order::declined(order, &code)).await?;
                 Ok(Verdict::Done)
             }
-            // Voided by a replica that has seen the cancellation, which this one will see next.
-            // The others: nothing is known for sure, so it is asked again, for as long as it takes.
+            Err(ChargeError::Unknown(detail)) => {
+                self.append(current, cause, |order| order::unanswered(order, &detail)).await?;
+                Ok(Verdict::Done)
+            }
+            // Voided by a replica that has seen the order's end, which this one will see next. Or
+            // the gateway was not reached: there is no charge, and it is tried again.
             Err(error) => Ok(Verdict::Later(error.to_string())),
+        }
+    }
+
+    /// Asks the gateway what became of a charge, until it knows or the order's time is over; never
+    /// charges again.
+    async fn ask(&self, current: Current, cause: &Cause) -> Result<Verdict> {
+        match self.gateway.find(&charge_key(&current.order)).await? {
+            Some(Ok(charge)) => self.record_charge(Some(charge), current, cause).await,
+            Some(Err(ChargeError::Declined(code))) => {
+                self.append(current, cause, |order| order::declined(order, &code)).await?;
+                Ok(Verdict::Done)
+            }
+            Some(Err(error)) => Ok(Verdict::Later(error.to_string())),
+            None => Ok(Verdict::Later("the gateway knows of no charge yet".to_owned())),
         }
     }
 
@@ -115,7 +140,11 @@ impl<G: Gateway> Payment<G> {
             return Ok(known);
         }
         match order.total {
-            Some(total) => Ok(self.gateway.charge(&key, total, token).await),
+            Some(total) => {
+                let charge = timeout(ANSWER, self.gateway.charge(&key, total, token)).await;
+                let late = |_| format!("no answer within {} s", ANSWER.as_secs());
+                Ok(charge.unwrap_or_else(|elapsed| Err(ChargeError::Unknown(late(elapsed)))))
+            }
             None => Ok(Err(ChargeError::Declined("no_amount".to_owned()))),
         }
     }
@@ -213,7 +242,7 @@ impl<G: Gateway> Worker for Payment<G> {
     }
 
     fn subjects(&self, topology: &Topology) -> Vec<String> {
-        ["validated", "cancelled", "expired", "refund-requested"]
+        ["validated", "payment-unknown", "cancelled", "expired", "refund-requested"]
             .map(|kind| topology.order_events(kind))
             .to_vec()
     }

@@ -259,7 +259,7 @@ impl Worker for Persistence {
     }
 
     fn subjects(&self, topology: &Topology) -> Vec<String> {
-        vec![topology.all_events()]
+        topology.all_events()
     }
 
     fn decode(&self, raw: &Raw<'_>) -> Result<Event, String> {

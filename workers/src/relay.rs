@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::future::join_all;
-use millrace_shared::log::{AppendError, Entry, Log};
+use millrace_shared::log::{self, AppendError, Entry, Log};
 use millrace_shared::message::{Event, Subject, now};
 use millrace_shared::topology::Topology;
 use sqlx::{PgConnection, PgPool};
@@ -39,14 +39,22 @@ pub struct Relay {
     log: Log,
     topology: Topology,
     wake: Arc<Notify>,
+    time_to_pay: Duration,
 }
 
 type Heads = HashMap<(Subject, String), u64>;
 
 impl Relay {
     /// A relay from the outbox in `pool` to `log` (EVENTS); `wake` tells it that there is work.
-    pub fn new(pool: PgPool, log: Log, topology: Topology, wake: Arc<Notify>) -> Self {
-        Self { pool, log, topology, wake }
+    /// Orders that it publishes have `time_to_pay` to be paid.
+    pub fn new(
+        pool: PgPool,
+        log: Log,
+        topology: Topology,
+        wake: Arc<Notify>,
+        time_to_pay: Duration,
+    ) -> Self {
+        Self { pool, log, topology, wake, time_to_pay }
     }
 
     /// Runs until the shutdown.
@@ -221,6 +229,6 @@ impl Relay {
         events: impl Iterator<Item = &'a Event>,
         after: u64,
     ) -> Result<Vec<Entry>> {
-        events.map(|event| Ok(Entry::event(&self.topology, event, after)?)).collect()
+        Ok(log::entries(&self.topology, events, after, self.time_to_pay)?)
     }
 }

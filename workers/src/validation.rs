@@ -14,7 +14,7 @@ use futures_util::future::{join_all, try_join_all};
 use millrace_shared::command::Received;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::ids::OrderId;
-use millrace_shared::log::{AppendError, Entry, Log, Stored};
+use millrace_shared::log::{self, AppendError, Log, Stored};
 use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
 use millrace_shared::order::Order;
 use millrace_shared::topology::{DECIDER, Topology};
@@ -39,6 +39,7 @@ pub struct Validation {
     log: Log,
     topology: Topology,
     relay: Arc<Notify>,
+    time_to_pay: Duration,
 }
 
 /// The events of one order or command that are to be appended, each with its command.
@@ -46,8 +47,15 @@ type Group<'a> = Vec<(&'a Incoming, Event)>;
 
 impl Validation {
     /// A validation on the ledger in `pool` that appends to `log` (EVENTS) and wakes the relay.
-    pub fn new(pool: PgPool, log: Log, topology: Topology, relay: Arc<Notify>) -> Self {
-        Self { pool, log, topology, relay }
+    /// Orders have `time_to_pay` to be paid.
+    pub fn new(
+        pool: PgPool,
+        log: Log,
+        topology: Topology,
+        relay: Arc<Notify>,
+        time_to_pay: Duration,
+    ) -> Self {
+        Self { pool, log, topology, relay, time_to_pay }
     }
 
     /// Decides the batch; returns, for each stream sequence, the events that are to be appended (none
@@ -165,10 +173,8 @@ impl Validation {
         for _ in 0..ROUNDS {
             let Some((_, first)) = group.first() else { return Ok(()) };
             let (subject, id) = (first.subject, first.subject_id.clone());
-            let entries = group
-                .iter()
-                .map(|(_, event)| Entry::event(&self.topology, event, after))
-                .collect::<Result<Vec<_>, _>>()?;
+            let events = group.iter().map(|(_, event)| event);
+            let entries = log::entries(&self.topology, events, after, self.time_to_pay)?;
             match self.log.append(entries, PATIENCE).await {
                 Ok(_) => return Ok(()),
                 Err(AppendError::Conflict) => {}

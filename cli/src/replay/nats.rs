@@ -161,7 +161,7 @@ fn lock(watches: &Watches) -> MutexGuard<'_, HashMap<Uuid, Arc<Notify>>> {
 async fn follow(log: &Stream<()>, topology: &Topology) -> anyhow::Result<Ordered> {
     let config = OrderedConfig {
         deliver_policy: DeliverPolicy::New,
-        filter_subject: topology.all_events(),
+        filter_subjects: topology.all_events(),
         ..OrderedConfig::default()
     };
     let consumer = log.create_consumer(config).await.context(

@@ -78,7 +78,11 @@ impl OrderView {
     fn fit(&self, command: CommandId) -> Fit {
         match self.command_id {
             Some(other) if other != command => Fit::Other,
-            Some(_) if !matches!(self.status.as_str(), "pending" | "validated") => Fit::Reached,
+            Some(_)
+                if !matches!(self.status.as_str(), "pending" | "validated" | "payment_unknown") =>
+            {
+                Fit::Reached
+            }
             _ => Fit::NotYet,
         }
     }

@@ -120,10 +120,21 @@ fn not_allowed(order: &Order, step: &str) -> Refusal {
     Refusal::new(Reason::NotAllowed, format!("an order that is {status} cannot be {step}"))
 }
 
+/// Decides what a charge without an answer means: the order says so, once.
+pub fn unanswered(order: &Order, detail: &str) -> Option<OrderEvent> {
+    (order.status == OrderStatus::Validated)
+        .then(|| OrderEvent::PaymentUnknown { detail: detail.to_owned() })
+}
+
+/// Decides what it means that the time for the payment is over.
+pub fn expire(order: &Order) -> Option<OrderEvent> {
+    order.status.awaits_payment().then_some(OrderEvent::Expired {})
+}
+
 /// Decides a cancellation: possible until the goods leave.
 pub fn cancel(order: &Order, reason: Option<&str>) -> Result<OrderEvent, Refusal> {
     match order.status {
-        OrderStatus::Validated | OrderStatus::Paid => {
+        OrderStatus::Validated | OrderStatus::PaymentUnknown | OrderStatus::Paid => {
             Ok(OrderEvent::Cancelled { reason: reason.map(str::to_owned) })
         }
         _ => Err(not_allowed(order, "cancelled")),
@@ -171,7 +182,7 @@ pub enum AfterCharge {
 /// Decides what a charge that succeeded means for the order as it now stands.
 pub fn charged(order: &Order, charge_id: Option<&str>) -> AfterCharge {
     match order.status {
-        OrderStatus::Validated => {
+        status if status.awaits_payment() => {
             AfterCharge::Append(OrderEvent::Paid { charge_id: charge_id.map(str::to_owned) })
         }
         OrderStatus::Cancelled | OrderStatus::Expired => AfterCharge::GiveBack,
@@ -181,7 +192,7 @@ pub fn charged(order: &Order, charge_id: Option<&str>) -> AfterCharge {
 
 /// Decides what a declined charge means: a rejection, unless the order ended otherwise.
 pub fn declined(order: &Order, why: &str) -> Option<OrderEvent> {
-    (order.status == OrderStatus::Validated).then(|| OrderEvent::Rejected {
+    order.status.awaits_payment().then(|| OrderEvent::Rejected {
         refusal: Refusal::new(Reason::PaymentDeclined, why),
         placement: None,
     })

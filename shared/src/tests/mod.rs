@@ -103,7 +103,7 @@ fn shipment() -> Shipment {
 }
 
 /// One event of each kind; `rejected` in both its forms.
-fn every_event() -> [OrderEvent; 10] {
+fn every_event() -> [OrderEvent; 11] {
     let text = |text: &str| Some(text.to_owned());
     [
         OrderEvent::Validated(placement()),
@@ -122,6 +122,7 @@ fn every_event() -> [OrderEvent; 10] {
         OrderEvent::Expired {},
         OrderEvent::RefundRequested { reason: text("arrived broken") },
         OrderEvent::Refunded { charge_id: text("ch_1"), refund_id: text("re_1") },
+        OrderEvent::PaymentUnknown { detail: "the gateway gave no answer".to_owned() },
     ]
 }
 
@@ -137,11 +138,23 @@ fn history(events: &[OrderEvent]) -> Vec<Order> {
 
 /// An order that has come to `status` on the shortest way.
 fn order_in(status: OrderStatus) -> Order {
-    let [validated, rejected, _, paid, shipped, delivered, cancelled, expired, asked, refunded] =
-        every_event();
+    let [
+        validated,
+        rejected,
+        _,
+        paid,
+        shipped,
+        delivered,
+        cancelled,
+        expired,
+        asked,
+        refunded,
+        unknown,
+    ] = every_event();
     let events = match status {
         OrderStatus::Validated => vec![validated],
         OrderStatus::Rejected => vec![rejected],
+        OrderStatus::PaymentUnknown => vec![validated, unknown],
         OrderStatus::Paid => vec![validated, paid],
         OrderStatus::Shipped => vec![validated, paid, shipped],
         OrderStatus::Delivered => vec![validated, paid, shipped, delivered],
@@ -155,8 +168,9 @@ fn order_in(status: OrderStatus) -> Order {
     order
 }
 
-const EVERY_STATUS: [OrderStatus; 9] = [
+const EVERY_STATUS: [OrderStatus; 10] = [
     OrderStatus::Validated,
+    OrderStatus::PaymentUnknown,
     OrderStatus::Paid,
     OrderStatus::Shipped,
     OrderStatus::Delivered,
@@ -169,13 +183,18 @@ const EVERY_STATUS: [OrderStatus; 9] = [
 
 /// Every way from one status to another that an order may take, by an event of which kind. Written
 /// down here on its own, to be compared with what [`Order::apply`] does.
-const LEGAL: [(&str, &str, &str); 15] = [
+const LEGAL: [(&str, &str, &str); 20] = [
     ("nothing", "validated", "validated"),
     ("nothing", "rejected at once", "rejected"),
     ("validated", "paid", "paid"),
     ("validated", "rejected", "rejected"),
     ("validated", "cancelled", "cancelled"),
     ("validated", "expired", "expired"),
+    ("validated", "payment-unknown", "payment_unknown"),
+    ("payment_unknown", "paid", "paid"),
+    ("payment_unknown", "rejected", "rejected"),
+    ("payment_unknown", "cancelled", "cancelled"),
+    ("payment_unknown", "expired", "expired"),
     ("paid", "shipped", "shipped"),
     ("paid", "cancelled", "cancelled"),
     ("paid", "refund-requested", "refunding"),

@@ -230,7 +230,7 @@ fn possible_in(
 
 #[test]
 fn an_order_can_be_cancelled_until_it_is_shipped() {
-    let statuses = [OrderStatus::Validated, OrderStatus::Paid];
+    let statuses = [OrderStatus::Validated, OrderStatus::PaymentUnknown, OrderStatus::Paid];
     possible_in(&statuses, "cancelled", |order| order::cancel(order, Some("changed my mind")));
 }
 
@@ -251,7 +251,7 @@ fn a_charge_is_recorded_given_back_or_known_already() {
     for status in EVERY_STATUS {
         let then = order::charged(&order_in(status), Some("ch_1"));
         match status {
-            OrderStatus::Validated => {
+            OrderStatus::Validated | OrderStatus::PaymentUnknown => {
                 let paid = OrderEvent::Paid { charge_id: Some("ch_1".to_owned()) };
                 assert_eq!(then, AfterCharge::Append(paid));
             }
@@ -269,7 +269,18 @@ fn a_declined_charge_rejects_only_an_order_that_waits_for_it() {
         let then = order::declined(&order_in(status), "the card was declined");
         let refusal = Refusal::new(Reason::PaymentDeclined, "the card was declined");
         let rejected = OrderEvent::Rejected { refusal, placement: None };
-        assert_eq!(then, (status == OrderStatus::Validated).then_some(rejected), "{status:?}");
+        assert_eq!(then, status.awaits_payment().then_some(rejected), "{status:?}");
+    }
+}
+
+#[test]
+fn only_an_order_that_waits_for_its_payment_expires_and_only_once_it_says_that_it_is_unknown() {
+    for status in EVERY_STATUS {
+        let order = order_in(status);
+        let waits = [OrderStatus::Validated, OrderStatus::PaymentUnknown].contains(&status);
+        assert_eq!(order::expire(&order), waits.then_some(OrderEvent::Expired {}), "{status:?}");
+        let said = order::unanswered(&order, "no answer").is_some();
+        assert_eq!(said, status == OrderStatus::Validated, "{status:?}");
     }
 }
 
@@ -319,7 +330,7 @@ fn the_first_event_makes_the_order_and_its_cause_is_the_command() {
 
 #[test]
 fn a_delivered_and_refunded_order_has_its_whole_timeline() {
-    let [validated, _, _, paid, shipped, delivered, _, _, asked, refunded] = every_event();
+    let [validated, _, _, paid, shipped, delivered, _, _, asked, refunded, _] = every_event();
     let states = history(&[validated, paid, shipped, delivered, asked, refunded]);
     let order = states.last().unwrap();
     let timeline: Vec<_> =

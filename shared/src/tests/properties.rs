@@ -38,6 +38,7 @@ enum Try {
     Declined(String),
     Refunded(Option<String>),
     Expire,
+    Unanswered(String),
 }
 
 impl Try {
@@ -53,9 +54,8 @@ impl Try {
             },
             Self::Declined(why) => order::declined(order, why),
             Self::Refunded(refund) => order::refunded(order, Some("ch"), refund.as_deref()),
-            Self::Expire => {
-                legal(Some(order), &OrderEvent::Expired {}).map(|_| OrderEvent::Expired {})
-            }
+            Self::Expire => order::expire(order),
+            Self::Unanswered(detail) => order::unanswered(order, detail),
         }
     }
 }
@@ -71,6 +71,7 @@ fn tries() -> impl Strategy<Value = Vec<Try>> {
         1 => any::<String>().prop_map(Try::Declined),
         2 => text().prop_map(Try::Refunded),
         1 => Just(Try::Expire),
+        2 => any::<String>().prop_map(Try::Unanswered),
     ];
     vec(one, 0..12)
 }
@@ -95,7 +96,7 @@ proptest! {
 
     #[test]
     fn only_the_legal_table_is_reachable_and_versions_grow_by_one(
-        steps in vec((0..10_usize, prop_oneof![8 => Just(1_u64), 1 => 0..4_u64, 1 => any::<u64>()]), 1..40)
+        steps in vec((0..11_usize, prop_oneof![8 => Just(1_u64), 1 => 0..4_u64, 1 => any::<u64>()]), 1..40)
     ) {
         let events = every_event();
         let mut before: Option<Order> = None;

@@ -6,6 +6,7 @@
 //! | `tok_ok` | charged |
 //! | `tok_slow` | charged after two seconds |
 //! | `tok_timeout` | the first call is charged, but its answer is lost |
+//! | `tok_lost` | the call never arrives, and has no answer |
 //! | `tok_flaky` | the first two calls fail before the charge |
 //! | `tok_declined`, `tok_insufficient_funds` | declined |
 //! | any other | declined, `unknown_token` |
@@ -89,6 +90,9 @@ impl Sandbox {
 
 impl Gateway for Sandbox {
     async fn charge(&self, key: &str, amount: Money, token: &str) -> Result<Charge, ChargeError> {
+        if token == "tok_lost" {
+            return Err(ChargeError::Unknown("the request was lost".to_owned()));
+        }
         let (outcome, decline_code) = match token {
             "tok_ok" | "tok_slow" | "tok_timeout" => ("succeeded", None),
             "tok_flaky" => ("pending", None),
