@@ -123,7 +123,7 @@ fn happen(world: &mut World, happening: &Happening) {
         Happening::Refunded(number) => {
             world.pay(order_id(*number), |order| order::refunded(order, None, None));
         }
-        Happening::Expired(number) => world.pay(order_id(*number), |order| order::expire(order)),
+        Happening::Expired(number) => world.pay(order_id(*number), order::expire),
         Happening::Settled => world.settle(),
         Happening::Told => world.tell(),
         Happening::Sent(_) | Happening::Again(_) => {}
