@@ -373,7 +373,8 @@ async fn bad_commands_over_nats_are_rejected_by_name_and_unreadable_ones_are_kep
             .find(|message| number(message) == sequence)
             .unwrap_or_else(|| panic!("{kind} {sequence} is not parked"));
         assert_eq!(message.payload, body);
-        assert_eq!(message.subject.as_str(), system.topology.parked("validation", "command"));
+        let place = format!("{}.{sequence}", system.topology.parked("validation", "command"));
+        assert_eq!(message.subject.as_str(), place);
         assert_eq!(header(message, "Millrace-Subject"), system.topology.command(kind));
         assert_eq!(header(message, "Millrace-Stream"), system.topology.commands_stream());
         assert!(!header(message, "Millrace-Reason").is_empty());

@@ -195,7 +195,8 @@ impl System {
         let stop = CancellationToken::new();
         let (config, shutdown) = (self.config.clone(), stop.clone());
         let task = tokio::spawn(async move {
-            millrace_workers::run(role, &config, shutdown).await.expect("the role ends well");
+            let work = Box::pin(millrace_workers::run(role, &config, shutdown));
+            work.await.expect("the role ends well");
         });
         Running { stop, task }
     }

@@ -56,6 +56,7 @@ pub fn settings(config: &WorkerConfig) -> Vec<(&'static str, String)> {
         ("MILLRACE_NATS_PASSWORD", text(&config.nats.nats_password)),
         ("MILLRACE_POSTGRES_URL", config.postgres.postgres_url.clone()),
         ("MILLRACE_POSTGRES_PASSWORD", text(&config.postgres.postgres_password)),
+        ("MILLRACE_PAYMENT_TIMEOUT", config.payment_timeout.to_string()),
         ("MILLRACE_REDIS_URL", config.redis.redis_url.clone()),
         ("MILLRACE_REDIS_PASSWORD", text(&config.redis.redis_password)),
     ]

@@ -196,7 +196,7 @@ impl Doomed {
             .expect("a runtime");
         let config = system.config.clone();
         runtime.spawn(async move {
-            millrace_workers::run(role, &config, CancellationToken::new()).await
+            Box::pin(millrace_workers::run(role, &config, CancellationToken::new())).await
         });
         Self { runtime }
     }

@@ -21,8 +21,9 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use clap::Args;
-use millrace_shared::config::{NatsConfig, RedisConfig};
+use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::log::Log;
+use millrace_shared::parking::desk::Desk;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::{Change, Views, watch_changes};
 use tokio::net::TcpListener;
@@ -63,12 +64,33 @@ pub struct ApiConfig {
     nats: NatsConfig,
     #[command(flatten)]
     redis: RedisConfig,
+    #[command(flatten)]
+    operators: OperatorConfig,
+}
+
+/// What the routes for operators need.
+#[derive(Debug, Clone, Default, Args)]
+struct OperatorConfig {
+    /// Serve the routes for operators (parked messages) as well. They ask for no password: only
+    /// where nobody else reaches the edge
+    #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
+    operator_routes: bool,
+    /// The audit table; needed by the routes for operators only
+    #[command(flatten)]
+    postgres: Option<PostgresConfig>,
 }
 
 impl ApiConfig {
     /// An edge that listens at `http`; port 0 takes any free one.
     pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
-        Self { http, nats, redis }
+        Self { http, nats, redis, operators: OperatorConfig::default() }
+    }
+
+    /// With the routes for operators; what they do is written to the audit table there.
+    #[must_use]
+    pub fn with_operator_routes(mut self, postgres: PostgresConfig) -> Self {
+        self.operators = OperatorConfig { operator_routes: true, postgres: Some(postgres) };
+        self
     }
 }
 
@@ -82,6 +104,8 @@ pub struct App {
     waiters: Arc<Waiters>,
     marks: Marks,
     requests: Semaphore,
+    /// Only with the routes for operators.
+    desk: Option<Desk>,
 }
 
 impl App {
@@ -129,11 +153,22 @@ impl Server {
     /// Answers requests until the shutdown. What is under way then is answered still: for at most
     /// ten seconds, and who waits for an outcome is told that it is pending.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ApiConfig { nats, redis, .. } = self.config;
+        let ApiConfig { nats, redis, operators, .. } = self.config;
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
+        let desk = match (operators.operator_routes, operators.postgres) {
+            (true, Some(postgres)) => {
+                let pool = postgres.pool("millrace-api")?;
+                Some(Desk::new(client.clone(), topology.clone(), pool, "http"))
+            }
+            (true, None) => anyhow::bail!(
+                "--operator-routes needs --postgres-url: what operators do is written down there"
+            ),
+            (false, _) => None,
+        };
         let app = Arc::new(App {
+            desk,
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
             views: Views::new(redis.client()?, topology.namespace()),
@@ -181,7 +216,11 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Resu
 
 fn router(app: &Arc<App>) -> Router {
     let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
-    routes::commands_and_views()
+    let mut routes = routes::commands_and_views();
+    if app.desk.is_some() {
+        routes = routes.merge(routes::operators());
+    }
+    routes
         .layer(bounded)
         .merge(routes::health())
         .with_state(Arc::clone(app))

@@ -38,9 +38,14 @@ pub struct Freshness {
 
 impl From<ViewError> for Problem {
     fn from(error: ViewError) -> Self {
-        if let ViewError::Redis(error) = error {
-            tracing::warn!(%error, "a view cannot be read");
-            return Self::unavailable("the views cannot be read now");
+        match &error {
+            ViewError::Redis(error) => {
+                tracing::warn!(%error, "a view cannot be read");
+                return Self::unavailable("the views cannot be read now");
+            }
+            // What is not there for the moment must not pass for unknown.
+            ViewError::Absent => return Self::unavailable("the views are being made anew"),
+            ViewError::Event(_) | ViewError::Damaged(_) => {}
         }
         tracing::error!(%error, "a view cannot be read");
         Self::internal()

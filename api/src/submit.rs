@@ -9,6 +9,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use millrace_shared::command::{COMMAND_ID_HEADER, Command, Given, Identified, KEY_HEADER, Source};
+use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Subject, TRACEPARENT, now};
@@ -24,7 +25,7 @@ use crate::reading;
 use crate::request::{Posted, idempotency_key, preferred_wait, traceparent};
 
 /// How long storing a command may take before the client is told that its fate is not known.
-const STORE_PATIENCE: Duration = Duration::from_secs(2);
+const STORE_PATIENCE: Duration = Duration::from_millis(750);
 /// How long a look at Redis may hold an acceptance up, which can do without.
 const GLANCE: Duration = Duration::from_millis(100);
 /// After a failure Redis is left alone for this long on the way of an acceptance.
@@ -235,7 +236,10 @@ impl App {
             expect: None,
         };
         match self.commands.try_append(vec![entry], STORE_PATIENCE).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                crash::point("api.stored");
+                Ok(())
+            }
             Err(AppendError::Full(reason)) => {
                 tracing::warn!(%reason, "commands are refused");
                 Err(Problem::overloaded("no more commands can be stored now; nothing was stored"))

@@ -13,10 +13,14 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub mod parked;
+pub mod rebuild;
 pub mod replay;
 pub mod sample;
 pub mod servers;
+pub mod trim;
 pub mod up;
+pub mod verify;
 
 /// How long a server may take to answer the tools.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
@@ -54,8 +58,16 @@ enum Action {
         #[command(flatten)]
         streams: StreamOptions,
     },
+    /// List, show, replay or discard messages that could not be processed
+    Parked(parked::ParkedArgs),
+    /// Make all Redis views anew from the journal and the log, while the system runs and serves
+    Rebuild(rebuild::RebuildArgs),
+    /// Remove old messages from the streams that are stored elsewhere and settled by everybody
+    Trim(trim::TrimArgs),
     /// Place a shop's recorded orders again, from CSV files
     Replay(replay::ReplayArgs),
+    /// Check every promise against the data, while the system runs
+    Verify(verify::VerifyArgs),
 }
 
 /// Runs the program.
@@ -63,7 +75,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let usual = match cli.action {
         // What the Redis client says of lost connections is said by whoever needs them.
-        Action::Up(_) | Action::Replay(_) => "warn,fred=off",
+        Action::Up(_)
+        | Action::Replay(_)
+        | Action::Parked(_)
+        | Action::Rebuild(_)
+        | Action::Trim(_)
+        | Action::Verify(_) => "warn,fred=off",
         _ => "info,sqlx=warn,async_nats=warn,fred=off",
     };
     let result = cli.log.start(usual).and_then(|()| {
@@ -95,7 +112,11 @@ async fn run(action: Action) -> Result<()> {
         }
         Action::Migrate(config) => migrate(&config).await?,
         Action::Topology { nats, streams } => topology(&nats, &streams).await?,
+        Action::Parked(args) => parked::run(args).await?,
+        Action::Rebuild(args) => Box::pin(rebuild::run(args)).await?,
+        Action::Trim(args) => trim::run(args).await?,
         Action::Replay(args) => replay::run(args).await?,
+        Action::Verify(args) => verify::run(args).await?,
     }
     Ok(())
 }
@@ -109,7 +130,8 @@ pub async fn workers(
     let mut running = JoinSet::new();
     for role in roles.iter().copied() {
         let (config, shutdown) = (config.clone(), shutdown.clone());
-        running.spawn(async move { millrace_workers::run(role, &config, shutdown).await });
+        running
+            .spawn(async move { Box::pin(millrace_workers::run(role, &config, shutdown)).await });
     }
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {

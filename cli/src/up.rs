@@ -142,6 +142,7 @@ pub fn worker_config(addresses: &Addresses, namespace: &str) -> WorkerConfig {
             redis_password_file: None,
         },
         payment_timeout: PAYMENT_TIMEOUT,
+        trim_keep_hours: None,
     }
 }
 

@@ -4,6 +4,12 @@
 //! A message is acked last, after everything that follows from it is stored. Acks are not durable
 //! and redelivery is normal, so a worker must give the same result the second time.
 
+mod replays;
+mod settle;
+mod verdict;
+
+pub use verdict::Verdict;
+
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -20,12 +26,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::log::{AppendError, ReadError, timestamp};
-use crate::message::{Event, EventError};
-use crate::parking::{Parking, Unprocessable};
+use self::replays::Replays;
+use self::settle::Settler;
+use crate::log::{Log, timestamp};
+use crate::message::Event;
+use crate::parking::Parking;
+use crate::parking::held::Held;
 use crate::quarantine::Quarantine;
 use crate::topology::Topology;
-use crate::views::ViewError;
 
 /// How long the server waits for an ack before it delivers again.
 const ACK_WAIT: Duration = Duration::from_secs(15);
@@ -37,8 +45,6 @@ const LIMIT: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long running batches may go on after the shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(15);
-/// Deliveries after which a message that keeps failing is parked.
-const ATTEMPTS: u64 = 8;
 /// From this delivery on a message is handled alone, so that it spoils no others' batch.
 const ALONE_FROM: u64 = 3;
 
@@ -99,72 +105,6 @@ pub struct Delivery<M> {
     pub attempt: u64,
 }
 
-/// What is to become of a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Everything that follows from it is stored.
-    Done,
-    /// Something must happen first that is under way: try again soon, for as long as it takes.
-    Later(String),
-    /// A server is away: try again, for as long as it takes.
-    Unavailable(String),
-    /// It failed: try again, and park it if it keeps failing.
-    Failed(String),
-    /// It will never work: park it.
-    Park(String),
-}
-
-impl Verdict {
-    /// The verdict on an error: by its kind, a reason to wait, to try again or to park.
-    pub fn of(error: &anyhow::Error) -> Self {
-        let text = format!("{error:#}");
-        for cause in error.chain() {
-            if let Some(error) = cause.downcast_ref::<sqlx::Error>() {
-                return Self::of_sql(error, text);
-            }
-            if cause.is::<EventError>() {
-                return Self::Park(text);
-            }
-            if let Some(ViewError::Redis(_)) = cause.downcast_ref() {
-                return Self::Unavailable(text);
-            }
-            if let Some(ReadError::Unavailable(_)) = cause.downcast_ref() {
-                return Self::Unavailable(text);
-            }
-            match cause.downcast_ref::<AppendError>() {
-                Some(AppendError::Refused(_)) => return Self::Park(text),
-                Some(AppendError::Conflict) => return Self::Later(text),
-                Some(_) => return Self::Unavailable(text),
-                None => {}
-            }
-        }
-        Self::Failed(text)
-    }
-
-    fn of_sql(error: &sqlx::Error, text: String) -> Self {
-        match error {
-            sqlx::Error::Database(error) => match error.code().as_deref() {
-                // Deadlock, serialization failure, lock time-out.
-                Some("40P01" | "40001" | "55P03") => Self::Later(text),
-                // Connection, resource (disk full, too many clients) and operator classes.
-                Some(code) if ["08", "53", "57", "58"].iter().any(|c| code.starts_with(c)) => {
-                    Self::Unavailable(text)
-                }
-                // A role, table or database that is not there yet: `millrace migrate` brings it.
-                Some("28P01" | "28000" | "3D000" | "42P01" | "3F000") => Self::Unavailable(text),
-                _ => Self::Failed(text),
-            },
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::Protocol(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable(text),
-            _ => Self::Failed(text),
-        }
-    }
-}
-
 /// The decoder of all workers on EVENTS.
 pub fn decode_event(raw: &Raw<'_>) -> Result<Event, String> {
     Event::decode(raw.payload).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
@@ -177,12 +117,28 @@ pub async fn run<W: Worker>(
     topology: Topology,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let parking = Parking::new(&client, &topology, W::NAME, worker.stream(&topology));
-    let settler = Arc::new(Settler { worker: W::NAME, parking });
+    let stream = worker.stream(&topology);
+    let events = stream == topology.events_stream();
+    let parked = Log::new(client.clone(), topology.parked_stream());
+    let settler = Arc::new(Settler {
+        worker: W::NAME,
+        held: events.then(|| Held::new(W::NAME, topology.clone(), parked.clone())),
+        parking: Parking::new(topology.clone(), W::NAME, stream.clone(), parked),
+    });
     let tasks = TaskTracker::new();
     let jetstream = jetstream::new(client.clone());
-    let quarantine = Quarantine::new(jetstream.clone(), worker.stream(&topology), W::NAME);
+    let quarantine = Quarantine::new(jetstream.clone(), stream, W::NAME);
     tasks.spawn(rescue(Arc::clone(&worker), Arc::clone(&settler), quarantine, shutdown.clone()));
+    tasks.spawn({
+        let (settler, shutdown) = (Arc::clone(&settler), shutdown.clone());
+        async move {
+            if let Some(held) = &settler.held {
+                held.watch(&shutdown).await;
+            }
+        }
+    });
+    let replays = Replays::new(Arc::clone(&worker), Arc::clone(&settler), &client, &topology);
+    tasks.spawn(replays.run(jetstream.clone(), shutdown.clone()));
     while !shutdown.is_cancelled() {
         let pulled =
             pull_until_error(&worker, &jetstream, &topology, &settler, &tasks, &shutdown).await;
@@ -216,6 +172,12 @@ async fn pull_until_error<W: Worker>(
         };
         anyhow::Error::new(error).context(format!("the stream {name} {what}"))
     })?;
+    if let Some(held) = &settler.held {
+        tokio::select! {
+            () = held.loaded() => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
     let messages = consumer(worker.as_ref(), &stream, topology)
         .await?
         .stream()
@@ -314,6 +276,7 @@ fn jitter(duration: Duration) -> Duration {
 async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message>) -> bool {
     let mut batch = Vec::with_capacity(messages.len());
     let mut alone = Vec::new();
+    let mut away = false;
     for message in messages {
         let Ok(info) = message.info() else { continue };
         let (sequence, attempt) = (info.stream_sequence, info.delivered.unsigned_abs());
@@ -326,6 +289,11 @@ async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message
         };
         match worker.decode(&raw) {
             Ok(decoded) => {
+                if let Err(verdict) = settler.turn(&message.subject, sequence).await {
+                    away |= matches!(verdict, Verdict::Unavailable(_));
+                    settler.settle(&message, attempt, verdict).await;
+                    continue;
+                }
                 let delivery = Delivery { message: decoded, sequence, attempt };
                 if attempt < ALONE_FROM {
                     batch.push((message, delivery));
@@ -336,7 +304,6 @@ async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message
             Err(reason) => settler.settle(&message, attempt, Verdict::Park(reason)).await,
         }
     }
-    let mut away = false;
     if !batch.is_empty() {
         away |= process_batch(worker, settler, batch).await;
     }
@@ -365,7 +332,12 @@ async fn process_batch<W: Worker>(
         }
     }
     for at in again {
-        for verdict in judge(worker, &messages[at..=at], &deliveries[at..=at]).await {
+        // Perhaps it now comes after one that was parked just before.
+        let verdicts = match settler.turn(&messages[at].subject, deliveries[at].sequence).await {
+            Ok(()) => judge(worker, &messages[at..=at], &deliveries[at..=at]).await,
+            Err(verdict) => vec![verdict],
+        };
+        for verdict in verdicts {
             away |= matches!(verdict, Verdict::Unavailable(_));
             settler.settle(&messages[at], deliveries[at].attempt, verdict).await;
         }
@@ -403,65 +375,4 @@ async fn judge<W: Worker>(
     };
     verdicts.resize_with(messages.len(), || Verdict::Failed(missing.clone()));
     verdicts
-}
-
-/// The one place that acks.
-struct Settler {
-    worker: &'static str,
-    parking: Parking,
-}
-
-impl Settler {
-    async fn settle(&self, message: &Message, attempt: u64, verdict: Verdict) {
-        let worker = self.worker;
-        let subject = message.subject.as_str();
-        let nak = |base: Duration, most: Duration| {
-            let doubled = base.saturating_mul(1 << attempt.saturating_sub(1).min(16));
-            AckKind::Nak(Some(jitter(doubled.min(most))))
-        };
-        let ack = match verdict {
-            Verdict::Done => AckKind::Ack,
-            Verdict::Later(reason) => {
-                tracing::debug!(worker, subject, attempt, reason, "later");
-                nak(Duration::from_millis(30), Duration::from_secs(2))
-            }
-            Verdict::Unavailable(reason) => {
-                tracing::warn!(worker, subject, attempt, reason, "a server is away");
-                nak(Duration::from_millis(250), Duration::from_secs(5))
-            }
-            Verdict::Failed(reason) if attempt < ATTEMPTS => {
-                tracing::warn!(worker, subject, attempt, reason, "failed, to be tried again");
-                nak(Duration::from_millis(100), Duration::from_secs(30))
-            }
-            Verdict::Failed(reason) | Verdict::Park(reason) => {
-                match self.park(message, attempt, &reason).await {
-                    Ok(()) => {
-                        tracing::error!(worker, subject, attempt, reason, "parked");
-                        AckKind::Term
-                    }
-                    Err(error) => {
-                        tracing::warn!(worker, subject, reason, "cannot be parked yet: {error:#}");
-                        nak(Duration::from_secs(1), Duration::from_secs(30))
-                    }
-                }
-            }
-        };
-        // A lost ack only means another delivery.
-        if let Err(error) = message.ack_with(ack).await {
-            tracing::debug!(worker, subject, "the ack was not sent: {error}");
-        }
-    }
-
-    async fn park(&self, message: &Message, attempt: u64, reason: &str) -> anyhow::Result<()> {
-        let info = message.info().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let found = Unprocessable {
-            subject: &message.subject,
-            sequence: info.stream_sequence,
-            at: timestamp(info.published.unix_timestamp_nanos()),
-            headers: message.headers.as_ref(),
-            payload: &message.payload,
-            size: message.length,
-        };
-        self.parking.park(found, attempt, reason).await
-    }
 }

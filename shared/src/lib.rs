@@ -8,6 +8,7 @@
 pub mod command;
 pub mod config;
 pub mod consumer;
+pub mod crash;
 pub mod customer;
 pub mod ids;
 pub mod log;

@@ -14,7 +14,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::message::{Event, EventError, Subject};
@@ -28,6 +28,8 @@ const ATOMIC_FROM: usize = 15;
 const ATOMIC_MOST: usize = 500;
 /// Batches under way at a time; the server takes up to 50 for a stream.
 const IN_FLIGHT: usize = 4;
+/// How much longer than the patience an answer may take on its way.
+const GRACE: Duration = Duration::from_millis(150);
 /// The types of events after which an order no longer waits for its payment.
 const ENDS_WAIT: [&str; 4] = ["paid", "rejected", "cancelled", "expired"];
 /// Groups that wait for their turn; beyond it appends wait or are refused.
@@ -180,12 +182,11 @@ impl Log {
         patience: Duration,
     ) -> Result<u64, AppendError> {
         let (job, answer) = Self::job(entries, patience);
-        let closed = || AppendError::Unavailable("the program is stopping".to_owned());
-        match tokio::time::timeout(patience, self.queue.send(job)).await {
-            Ok(sent) => sent.map_err(|_| closed())?,
-            Err(_) => return Err(AppendError::Full("too much is waiting".to_owned())),
+        match timeout(patience, self.queue.send(job)).await {
+            Ok(sent) => sent.map_err(|_| stopping())?,
+            Err(_) => return Err(too_much()),
         }
-        answer.await.unwrap_or_else(|_| Err(closed()))
+        await_answer(answer, patience).await
     }
 
     /// As [`Log::append`], but refuses at once where too much is waiting already.
@@ -195,12 +196,8 @@ impl Log {
         patience: Duration,
     ) -> Result<u64, AppendError> {
         let (job, answer) = Self::job(entries, patience);
-        self.queue
-            .try_send(job)
-            .map_err(|_| AppendError::Full("too much is waiting".to_owned()))?;
-        answer
-            .await
-            .unwrap_or_else(|_| Err(AppendError::Unavailable("the program is stopping".to_owned())))
+        self.queue.try_send(job).map_err(|_| too_much())?;
+        await_answer(answer, patience).await
     }
 
     fn job(
@@ -259,6 +256,25 @@ fn stored(message: &jetstream::message::StreamMessage) -> Result<Stored, ReadErr
     })
 }
 
+/// What is not sent in time is answered by the queue; this is for what was sent.
+async fn await_answer(
+    answer: oneshot::Receiver<Result<u64, AppendError>>,
+    patience: Duration,
+) -> Result<u64, AppendError> {
+    match timeout(patience + GRACE, answer).await {
+        Ok(answer) => answer.unwrap_or_else(|_| Err(stopping())),
+        Err(_) => Err(AppendError::Unavailable("no answer yet".to_owned())),
+    }
+}
+
+fn too_much() -> AppendError {
+    AppendError::Full("too much is waiting".to_owned())
+}
+
+fn stopping() -> AppendError {
+    AppendError::Unavailable("the program is stopping".to_owned())
+}
+
 /// A time in nanoseconds since 1970, in microseconds.
 pub fn timestamp(nanoseconds: i128) -> DateTime<Utc> {
     i64::try_from(nanoseconds / 1_000)
@@ -284,13 +300,21 @@ async fn run(client: Client, mut jobs: mpsc::Receiver<Job>) {
         {
             waiting.push_back(job);
         }
-        let batch = take_batch(&mut waiting);
+        let batch = in_time(take_batch(&mut waiting));
         let client = client.clone();
         tokio::spawn(async move {
             send(&client, batch).await;
             drop(turn);
         });
     }
+}
+
+/// What has waited too long is refused while that has no effect.
+fn in_time(batch: Vec<Job>) -> Vec<Job> {
+    let now = Instant::now();
+    let (late, on_time) = batch.into_iter().partition(|job| job.deadline <= now);
+    fail(late, &too_much());
+    on_time
 }
 
 /// The next batch. Two groups that continue one history never share it: within an atomic batch

@@ -96,7 +96,7 @@ impl Quarantine {
 }
 
 /// Why a client cannot receive a message, if it cannot.
-fn unreceivable(message: &RawMessage) -> anyhow::Result<Option<&'static str>> {
+pub fn unreceivable(message: &RawMessage) -> anyhow::Result<Option<&'static str>> {
     // In the API's JSON the server replaces what is no UTF-8.
     if message.subject.contains(char::REPLACEMENT_CHARACTER) {
         return Ok(Some("the subject is no UTF-8"));

@@ -128,9 +128,56 @@ impl Topology {
         self.time_out("*")
     }
 
-    /// Where a worker parks what it cannot process; `kind` is `command` or `event`.
+    /// What a worker has parked; `kind` is `command` or `event`. Each message has a place of its own
+    /// below it.
     pub fn parked(&self, worker: &str, kind: &str) -> String {
         format!("{}.parked.{worker}.{kind}", self.namespace)
+    }
+
+    /// All that is parked.
+    pub fn all_parked(&self) -> String {
+        format!("{}.parked.>", self.namespace)
+    }
+
+    /// The place of one parked message: worker, stream and stream sequence tell which it is, so
+    /// nothing is ever parked twice. An event's place names its order, customer or product as well.
+    pub fn parked_place(&self, worker: &str, stream: &str, subject: &str, sequence: u64) -> String {
+        if stream == self.commands_stream() {
+            return format!("{}.{sequence}", self.parked(worker, "command"));
+        }
+        let events = self.parked(worker, "event");
+        match self.about(subject) {
+            Some((kind, id)) => format!("{events}.{kind}.{id}.{sequence}"),
+            None => format!("{events}.{sequence}"),
+        }
+    }
+
+    /// What an event's subject says that it is about: `order` and its id. Nothing where a stranger
+    /// has published something else.
+    pub fn about<'a>(&self, subject: &'a str) -> Option<(&'a str, &'a str)> {
+        let rest = subject.strip_prefix(self.namespace.as_str())?.strip_prefix(".evt.")?;
+        let mut tokens = rest.split('.');
+        let (kind, id) = (tokens.next()?, tokens.next()?);
+        tokens.next()?;
+        // A longer one might not fit into the subject of a parked message.
+        (tokens.next().is_none() && kind.len() + id.len() <= 200).then_some((kind, id))
+    }
+
+    /// Where the replay of a parked message is asked for.
+    pub fn replay_place(&self, parked: &str) -> Option<String> {
+        let rest = parked.strip_prefix(self.namespace.as_str())?.strip_prefix(".parked.")?;
+        Some(format!("{}.replay.{rest}", self.namespace))
+    }
+
+    /// The place of the parked message whose replay is asked for.
+    pub fn replayed_place(&self, replay: &str) -> Option<String> {
+        let rest = replay.strip_prefix(self.namespace.as_str())?.strip_prefix(".replay.")?;
+        Some(format!("{}.parked.{rest}", self.namespace))
+    }
+
+    /// The replays that a worker is asked for.
+    pub fn replays(&self, worker: &str) -> String {
+        format!("{}.replay.{worker}.>", self.namespace)
     }
 
     /// The command id of a message that brought none.
@@ -165,7 +212,12 @@ impl Topology {
                 max_bytes: -1,
                 ..base(self.events_stream(), format!("{}.evt.>", self.namespace))
             },
-            base(self.parked_stream(), format!("{}.parked.>", self.namespace)),
+            stream::Config {
+                subjects: vec![self.all_parked(), format!("{}.replay.>", self.namespace)],
+                // What is parked anew replaces what was parked before, in one step.
+                allow_rollup: true,
+                ..base(self.parked_stream(), String::new())
+            },
         ]
     }
 
@@ -204,5 +256,21 @@ mod tests {
         let topology = Topology::new("shop").unwrap();
         assert_eq!(topology.command_kind("shop.cmd.order.place"), "order.place");
         assert_eq!(topology.command("order.place"), "shop.cmd.order.place");
+    }
+
+    #[test]
+    fn a_parked_message_has_one_place_and_its_replay_another() {
+        let topology = Topology::new("shop").unwrap();
+        let place = |stream: &str, subject: &str| topology.parked_place("w", stream, subject, 7);
+        assert_eq!(place("shop_COMMANDS", "shop.cmd.order.place"), "shop.parked.w.command.7");
+        let event = place("shop_EVENTS", "shop.evt.order.A-1.paid");
+        assert_eq!(event, "shop.parked.w.event.order.A-1.7");
+        for strange in ["shop.evt.order", "shop.evt.time-out.A", "shop.evt.a.b.c.d", "x.y.z"] {
+            assert_eq!(place("shop_EVENTS", strange), "shop.parked.w.event.7", "{strange}");
+        }
+        let replay = topology.replay_place(&event).unwrap();
+        assert_eq!(replay, "shop.replay.w.event.order.A-1.7");
+        assert_eq!(topology.replayed_place(&replay), Some(event));
+        assert_eq!(topology.replayed_place("shop.parked.w.event.7"), None);
     }
 }

@@ -3,32 +3,36 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `NS:order:ID` | string | `VERSION JSON`; version 0 while the order is pending |
-//! | `NS:customer:ID` | string | `VERSION JSON` |
-//! | `NS:product:ID` | string | `VERSION JSON` |
-//! | `NS:command:ID` | string | the outcome as JSON |
-//! | `NS:customer:ID:orders` | sorted set | order ids by the microsecond they were placed |
-//! | `NS:products` | sorted set | product ids, in the order of their bytes |
+//! | `NS:generation` | string | which generation `G` is read: see [`Generations`] |
+//! | `NS:G:order:ID` | string | `VERSION JSON`; version 0 while the order is pending |
+//! | `NS:G:customer:ID` | string | `VERSION JSON` |
+//! | `NS:G:product:ID` | string | `VERSION JSON` |
+//! | `NS:G:command:ID` | string | the outcome as JSON |
+//! | `NS:G:customer:ID:orders` | sorted set | order ids by the microsecond they were placed |
+//! | `NS:G:products` | sorted set | product ids, in the order of their bytes |
 //! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written |
 
+mod anew;
 mod changes;
+mod generation;
 mod lists;
+mod write;
 
+pub use anew::{Difference, Row};
 pub use changes::{Change, watch_changes};
+pub use generation::{FRESH, Generations};
 pub use lists::Page;
 
-use chrono::{DateTime, Utc};
+use std::sync::Arc;
+
 use fred::clients::Client;
 use fred::error::Error as RedisError;
-use fred::interfaces::{
-    ClientLike, KeysInterface, LuaInterface, PubsubInterface, SortedSetsInterface,
-};
+use fred::interfaces::{ClientLike as _, KeysInterface as _};
 use fred::types::scripts::Script;
-use fred::types::{Expiration, SetOptions};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CommandId, CustomerId};
+use crate::ids::CommandId;
 use crate::message::{CommandOutcome, Event, EventError, Subject};
 use crate::order::Order;
 use crate::reason::Reason;
@@ -40,10 +44,6 @@ if old and tonumber(old) >= tonumber(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
 return 1";
 
-/// How long an accepted command may be shown as pending. It is decided within milliseconds, or
-/// after an outage; the mark only bridges the time in which no view exists yet.
-const PENDING_SECONDS: i64 = 7 * 24 * 3600;
-
 /// Why a view could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
@@ -53,6 +53,9 @@ pub enum ViewError {
     /// An event, or a document, that cannot be read.
     #[error(transparent)]
     Event(#[from] EventError),
+    /// There are no views: Redis is new, or was emptied, and they are still to be made.
+    #[error("the views are not there; they are made anew")]
+    Absent,
     /// A document that does not have the form of this file.
     #[error("the view {0} is damaged; `millrace rebuild` makes it anew")]
     Damaged(String),
@@ -141,12 +144,18 @@ pub struct Views {
     redis: Client,
     namespace: String,
     put: Script,
+    seen: Arc<generation::Seen>,
 }
 
 impl Views {
     /// The views that `redis` holds below `namespace`.
     pub fn new(redis: Client, namespace: &str) -> Self {
-        Self { redis, namespace: namespace.to_owned(), put: Script::from_lua(PUT) }
+        Self {
+            redis,
+            namespace: namespace.to_owned(),
+            put: Script::from_lua(PUT),
+            seen: Arc::default(),
+        }
     }
 
     /// Whether there is a connection to Redis now. Ask first where waiting for one is worse than
@@ -165,16 +174,16 @@ impl Views {
         Ok(self.redis.ping::<()>(None).await?)
     }
 
-    fn key(&self, subject: Subject, id: &str) -> String {
-        format!("{}:{subject}:{id}", self.namespace)
+    fn key(&self, generation: u64, subject: Subject, id: &str) -> String {
+        format!("{}:{generation}:{subject}:{id}", self.namespace)
     }
 
-    fn customer_orders_key(&self, customer: &str) -> String {
-        format!("{}:customer:{customer}:orders", self.namespace)
+    fn customer_orders_key(&self, generation: u64, customer: &str) -> String {
+        format!("{}:{generation}:customer:{customer}:orders", self.namespace)
     }
 
-    fn products_key(&self) -> String {
-        format!("{}:products", self.namespace)
+    fn products_key(&self, generation: u64) -> String {
+        format!("{}:{generation}:products", self.namespace)
     }
 
     /// The channel on which changes are told.
@@ -182,98 +191,17 @@ impl Views {
         format!("{}:changes", self.namespace)
     }
 
-    /// Writes the views of a batch of events, in one round trip, then tells the changes. Events may
-    /// come twice and in any order: a view never goes back to an older version.
-    pub async fn apply<'a>(
-        &self,
-        events: impl Iterator<Item = &'a Event> + Clone + Send,
-    ) -> Result<(), ViewError> {
-        match self.write(events.clone()).await {
-            Err(ViewError::Redis(error)) if error.details().starts_with("NOSCRIPT") => {
-                // Redis was restarted, or is new. Writing again is harmless.
-                self.redis.script_load::<(), _>(PUT).await?;
-                self.write(events.clone()).await?;
-            }
-            result => result?,
-        }
-        let mut changes = Vec::new();
-        for event in events {
-            changes.push(format!("{}/{} {}", event.subject, event.subject_id, event.version));
-            changes.extend(event.answers().map(|command| format!("command/{command} 1")));
-        }
-        let changes = changes.join("\n");
-        Ok(self.redis.publish::<(), _, _>(self.changes_channel(), changes).await?)
-    }
-
-    async fn write<'a>(
-        &self,
-        events: impl Iterator<Item = &'a Event> + Send,
-    ) -> Result<(), ViewError> {
-        // The commands share one connection and go out together: a pipeline.
-        try_join_all(events.map(|event| self.write_one(event))).await?;
-        Ok(())
-    }
-
-    async fn write_one(&self, event: &Event) -> Result<(), ViewError> {
-        let id = &event.subject_id;
-        if event.subject != Subject::Command {
-            let arguments = vec![event.version.to_string(), event.state.get().to_owned()];
-            let key = self.key(event.subject, id);
-            let put =
-                self.redis.evalsha::<(), _, _, _>(self.put.sha1().clone(), vec![key], arguments);
-            match event.subject {
-                Subject::Order => {
-                    let order: Listed = event.state()?;
-                    #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
-                    let score = order.placed_at.timestamp_micros() as f64;
-                    let key = self.customer_orders_key(order.customer_id.as_str());
-                    let list = self.redis.zadd(key, None, None, false, false, (score, id.as_str()));
-                    tokio::try_join!(put, list).map(|((), ())| ())?;
-                }
-                Subject::Product => {
-                    let member = (0.0, id.as_str());
-                    let list =
-                        self.redis.zadd(self.products_key(), None, None, false, false, member);
-                    tokio::try_join!(put, list).map(|((), ())| ())?;
-                }
-                _ => put.await?,
-            }
-        }
-        if let Some(view) = command_view(event)? {
-            let key = self.key(Subject::Command, &view.command_id.to_string());
-            self.redis.set::<(), _, _>(key, json(&view)?, None, None, false).await?;
-        }
-        Ok(())
-    }
-
-    /// Notes that a command was stored, so that a read in the next moment says *pending* instead of
-    /// *not found*. Changes nothing where a view exists already.
-    pub async fn mark_pending(
-        &self,
-        command: &CommandView,
-        placed: Option<(&CustomerId, DateTime<Utc>)>,
-    ) -> Result<(), ViewError> {
-        let expire = || Some(Expiration::EX(PENDING_SECONDS));
-        let key = self.key(Subject::Command, &command.command_id.to_string());
-        let mark =
-            self.redis.set::<(), _, _>(key, json(command)?, expire(), Some(SetOptions::NX), false);
-        let (Some(order), Some((customer, placed_at))) = (&command.order_id, placed) else {
-            return Ok(mark.await?);
-        };
-        let pending = serde_json::json!({
-            "orderId": order, "customerId": customer, "status": "pending", "version": 0,
-            "placedAt": placed_at, "commandId": command.command_id,
-        });
-        let key = self.key(Subject::Order, order);
-        let value = format!("0 {pending}");
-        let view = self.redis.set::<(), _, _>(key, value, expire(), Some(SetOptions::NX), false);
-        tokio::try_join!(mark, view)?;
-        Ok(())
-    }
-
     /// What became of a command.
     pub async fn command(&self, id: CommandId) -> Result<Option<CommandView>, ViewError> {
-        let key = self.key(Subject::Command, &id.to_string());
+        self.read(|generation| self.command_of(generation, id)).await
+    }
+
+    async fn command_of(
+        &self,
+        generation: u64,
+        id: CommandId,
+    ) -> Result<Option<CommandView>, ViewError> {
+        let key = self.key(generation, Subject::Command, &id.to_string());
         let text: Option<String> = self.redis.get(&key).await?;
         text.map(|text| serde_json::from_str(&text).map_err(|_| ViewError::Damaged(key)))
             .transpose()
@@ -285,7 +213,10 @@ impl Views {
         subject: Subject,
         id: &str,
     ) -> Result<Option<Document>, ViewError> {
-        let key = self.key(subject, id);
+        self.read(|generation| self.document_at(self.key(generation, subject, id))).await
+    }
+
+    async fn document_at(&self, key: String) -> Result<Option<Document>, ViewError> {
         let text: Option<String> = self.redis.get(&key).await?;
         text.map(|text| split(&key, &text)).transpose()
     }
@@ -299,14 +230,6 @@ impl Views {
             .map(|(key, text)| text.map(|text| split(key, &text)).transpose())
             .collect()
     }
-}
-
-/// What the list of a customer's orders needs of an order.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Listed {
-    customer_id: CustomerId,
-    placed_at: DateTime<Utc>,
 }
 
 impl Event {
@@ -347,10 +270,6 @@ pub fn command_view(event: &Event) -> Result<Option<CommandView>, ViewError> {
         view.detail = Some(detail);
     }
     Ok(Some(view))
-}
-
-fn json<T: Serialize>(value: &T) -> Result<String, EventError> {
-    Ok(serde_json::to_string(value)?)
 }
 
 fn split(key: &str, text: &str) -> Result<Document, ViewError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::future::join_all;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
+use millrace_shared::crash;
 use millrace_shared::ids::OrderId;
 use millrace_shared::log::{AppendError, Entry, Log};
 use millrace_shared::message::{Event, now};
@@ -44,7 +45,10 @@ impl Expiry {
             let expired = Event::order(&event, &after, &cause)?;
             let entry = Entry::event(&self.topology, &expired, last.sequence)?;
             match self.log.append(vec![entry], PATIENCE).await {
-                Ok(_) => return Ok(Verdict::Done),
+                Ok(_) => {
+                    crash::point("expiry.appended");
+                    return Ok(Verdict::Done);
+                }
                 Err(AppendError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -4,12 +4,16 @@
 pub mod book;
 pub mod expiry;
 pub mod gateway;
+pub mod journal;
 pub mod ledger;
 pub mod payment;
 pub mod persistence;
 pub mod projection;
+pub mod rebuild;
 pub mod relay;
 pub mod reservations;
+pub mod stretch;
+pub mod trim;
 pub mod validation;
 
 use std::sync::Arc;
@@ -25,6 +29,9 @@ use sqlx::PgPool;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::rebuild::Rebuild;
+use crate::trim::{Keep, Trim};
 
 /// The migrations of the `migrations` folder, inside the program.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
@@ -74,6 +81,11 @@ pub struct WorkerConfig {
     #[arg(long, env = "MILLRACE_PAYMENT_TIMEOUT", value_name = "SECONDS",
           default_value_t = PAYMENT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..))]
     pub payment_timeout: u32,
+    /// Let persistence trim the streams, from time to time: messages that are older than so many
+    /// hours, in the journal and settled by everybody go. Without it nothing does
+    #[arg(long, env = "MILLRACE_TRIM_KEEP_HOURS", value_name = "HOURS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub trim_keep_hours: Option<u32>,
 }
 
 /// How long an order may wait for its payment if nothing else is said, in seconds.
@@ -101,12 +113,27 @@ pub async fn run(
         }
         Role::Persistence => {
             let worker = Arc::new(persistence::Persistence::new(pool.clone()));
-            consumer::run(worker, client, topology, shutdown).await?;
+            let trim = Trim::new(pool.clone(), &client, topology.clone());
+            let work = consumer::run(worker, client, topology, shutdown.clone());
+            let trimming = async {
+                if let Some(hours) = config.trim_keep_hours {
+                    trim.keep(Keep::hours(hours), shutdown).await;
+                }
+                Ok(())
+            };
+            tokio::try_join!(work, trimming)?;
         }
         Role::Projection => {
             let views = Views::new(config.redis.client()?, topology.namespace());
             let worker = Arc::new(projection::Projection::new(views.clone()));
-            consumer::run(worker, client, topology, shutdown).await?;
+            // It writes the views; that there are any is seen to beside it.
+            let keeper = Rebuild::new(pool.clone(), views.clone(), &client, topology.clone());
+            let work = consumer::run(worker, client, topology, shutdown.clone());
+            let keeping = async {
+                keeper.keep(shutdown).await;
+                Ok(())
+            };
+            tokio::try_join!(work, keeping)?;
             // Otherwise the client would go on reconnecting; how it ends is of no interest.
             views.close().await.ok();
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use millrace_shared::command::PaymentMethod;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
+use millrace_shared::crash;
 use millrace_shared::log::{AppendError, Entry, Log};
 use millrace_shared::message::{Cause, Event, now};
 use millrace_shared::order::{
@@ -97,6 +98,7 @@ impl<G: Gateway> Payment<G> {
                 self.charge_card(&current.order, attempt, token).await?.map(Some)
             }
         };
+        crash::point("payment.charged");
         match charge {
             Ok(charge) => self.record_charge(charge, current, cause).await,
             Err(ChargeError::Declined(code)) => {
@@ -181,10 +183,14 @@ impl<G: Gateway> Payment<G> {
             (PaymentKind::Account, _) => return Ok(Verdict::Done),
             (PaymentKind::Card, Some(charge_id)) => Charge { charge_id: charge_id.clone() },
             // Not charged as far as the order knows; the gateway knows better, and takes no more.
-            (PaymentKind::Card, None) => match self.gateway.void(&charge_key(order)).await? {
-                Some(charge) => charge,
-                None => return Ok(Verdict::Done),
-            },
+            (PaymentKind::Card, None) => {
+                let voided = self.gateway.void(&charge_key(order)).await?;
+                crash::point("payment.voided");
+                match voided {
+                    Some(charge) => charge,
+                    None => return Ok(Verdict::Done),
+                }
+            }
         };
         self.refund(current, &charge, cause).await
     }
@@ -194,6 +200,7 @@ impl<G: Gateway> Payment<G> {
         let total = order.total.context("a charged order has a total")?;
         let key = format!("refund-{}", order.order_id);
         let refund = self.gateway.refund(&key, &charge.charge_id, total).await?;
+        crash::point("payment.refunded");
         self.append(current, cause, |order| {
             order::refunded(order, Some(&charge.charge_id), Some(&refund.refund_id))
         })
@@ -217,7 +224,10 @@ impl<G: Gateway> Payment<G> {
             let message = Event::order(&event, &after, cause)?;
             let entry = Entry::event(&self.topology, &message, current.sequence)?;
             match self.log.append(vec![entry], PATIENCE).await {
-                Ok(sequence) => return Ok(Current { order: after, sequence }),
+                Ok(sequence) => {
+                    crash::point("payment.appended");
+                    return Ok(Current { order: after, sequence });
+                }
                 // By another, or by an earlier try of ours: the state tells.
                 Err(AppendError::Conflict) => current = self.latest(order).await?,
                 Err(error) => return Err(error.into()),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
+use millrace_shared::crash;
 use millrace_shared::customer::Customer;
 use millrace_shared::message::{Event, Subject};
 use millrace_shared::money::Money;
@@ -28,7 +29,7 @@ impl Persistence {
     }
 
     /// Writes the batch; returns the ids of events that contradict the journal.
-    async fn write(&self, batch: &[Delivery<Event>]) -> Result<HashSet<Uuid>> {
+    pub async fn write(&self, batch: &[Delivery<Event>]) -> Result<HashSet<Uuid>> {
         // In the order of their keys, so that replicas wait for each other and never deadlock.
         let mut sorted: Vec<&Delivery<Event>> = batch.iter().collect();
         sorted.sort_by_key(|d| (d.message.subject, &d.message.subject_id, d.message.version));
@@ -38,7 +39,9 @@ impl Persistence {
         write_orders(&mut tx, &states(&newest, Subject::Order)?).await?;
         write_customers(&mut tx, &states(&newest, Subject::Customer)?).await?;
         write_products(&mut tx, &states(&newest, Subject::Product)?).await?;
+        crash::point("persistence.before-commit");
         tx.commit().await?;
+        crash::point("persistence.committed");
         Ok(forks)
     }
 }

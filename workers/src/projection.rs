@@ -2,6 +2,7 @@
 //! twice and in any order.
 
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
+use millrace_shared::crash;
 use millrace_shared::message::Event;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::Views;
@@ -39,7 +40,10 @@ impl Worker for Projection {
 
     async fn handle(&self, batch: &[Delivery<Event>]) -> Vec<Verdict> {
         let verdict = match self.views.apply(batch.iter().map(|delivery| &delivery.message)).await {
-            Ok(()) => Verdict::Done,
+            Ok(()) => {
+                crash::point("projection.written");
+                Verdict::Done
+            }
             Err(error) => Verdict::of(&error.into()),
         };
         vec![verdict; batch.len()]

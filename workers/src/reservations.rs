@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
+use millrace_shared::crash;
 use millrace_shared::ids::OrderId;
 use millrace_shared::message::{Event, now};
 use millrace_shared::order::Order;
@@ -111,7 +112,9 @@ impl Reservations {
         .bind(&ids)
         .execute(&mut *tx)
         .await?;
+        crash::point("reservations.before-commit");
         tx.commit().await?;
+        crash::point("reservations.committed");
         self.relay.notify_one();
         Ok(())
     }

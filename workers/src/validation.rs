@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::future::{join_all, try_join_all};
 use millrace_shared::command::Received;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
+use millrace_shared::crash;
 use millrace_shared::ids::OrderId;
 use millrace_shared::log::{self, AppendError, Log, Stored};
 use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
@@ -23,7 +24,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::book::{Decision, Incoming, Known, Ruling};
-use crate::ledger;
+use crate::{journal, ledger};
 
 /// How long an append is tried before the command is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,6 +41,13 @@ pub struct Validation {
     topology: Topology,
     relay: Arc<Notify>,
     time_to_pay: Duration,
+}
+
+/// An order, and the stream sequence of its last event; 0 if the log has none of its events.
+#[derive(Debug)]
+struct Found {
+    order: Order,
+    sequence: u64,
 }
 
 /// The events of one order or command that are to be appended, each with its command.
@@ -64,7 +72,7 @@ impl Validation {
     async fn decide(
         &self,
         batch: &[&Delivery<Incoming>],
-        orders: &HashMap<OrderId, Option<Stored>>,
+        orders: &HashMap<OrderId, Found>,
     ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
         let mut outcome = self.decide_after(0, batch, orders).await?;
         let open = |delivery: &&&Delivery<Incoming>| {
@@ -84,7 +92,7 @@ impl Validation {
         &self,
         settled: u64,
         batch: &[&Delivery<Incoming>],
-        orders: &HashMap<OrderId, Option<Stored>>,
+        orders: &HashMap<OrderId, Found>,
     ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
         let incoming: Vec<&Incoming> = batch.iter().map(|delivery| &delivery.message).collect();
         let mut tx = self.pool.begin().await?;
@@ -97,8 +105,8 @@ impl Validation {
                 book.early.insert(delivery.sequence);
             }
             let Some(id) = delivery.message.continues() else { continue };
-            let known = match orders.get(&id).and_then(Option::as_ref) {
-                Some(stored) => Known::Here(stored.event.state::<Order>()?.into()),
+            let known = match orders.get(&id) {
+                Some(found) => Known::Here(found.order.clone().into()),
                 None if early || placed.contains(&id) => Known::NotYet,
                 None => Known::Nowhere,
             };
@@ -124,7 +132,9 @@ impl Validation {
             outcome.insert(message.sequence, events);
         }
         ledger::store(&mut tx, &book, &decisions, now).await?;
+        crash::point("validation.before-commit");
         tx.commit().await?;
+        crash::point("validation.committed");
         if !book.changed_products.is_empty() || !book.changed_customers.is_empty() {
             self.relay.notify_one();
         }
@@ -138,18 +148,28 @@ impl Validation {
         Ok(outcome)
     }
 
-    /// The orders that the batch continues, as the log has them.
-    async fn load_orders(
-        &self,
-        batch: &[&Delivery<Incoming>],
-    ) -> Result<HashMap<OrderId, Option<Stored>>> {
+    /// The orders that the batch continues: as the log has them, or as the journal does where their
+    /// events were trimmed.
+    async fn load_orders(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<OrderId, Found>> {
         let ids: BTreeSet<OrderId> =
             batch.iter().filter_map(|delivery| delivery.message.continues()).collect();
-        let found = try_join_all(ids.into_iter().map(async |id| {
+        let last = try_join_all(ids.into_iter().map(async |id| {
             let last = self.log.last(&self.topology.order_history(id)).await?;
             anyhow::Ok((id, last))
         }));
-        Ok(found.await?.into_iter().collect())
+        let mut found = HashMap::new();
+        let mut missing = Vec::new();
+        for (id, last) in last.await? {
+            if let Some(last) = last {
+                found.insert(id, Found { order: last.event.state()?, sequence: last.sequence });
+            } else {
+                missing.push(id);
+            }
+        }
+        for (id, order) in journal::orders(&self.pool, &missing).await? {
+            found.insert(id, Found { order, sequence: 0 });
+        }
+        Ok(found)
     }
 
     /// Up to which stream sequence all commands are decided, those of the batch included.
@@ -263,9 +283,8 @@ impl Validation {
                 .map(|(incoming, event)| (incoming.sequence, event.causation))
                 .collect();
             let order = (subject == Subject::Order).then(|| id.parse().ok()).flatten();
-            let after = order
-                .and_then(|id: OrderId| orders.get(&id)?.as_ref())
-                .map_or(0, |stored| stored.sequence);
+            let after =
+                order.and_then(|id: OrderId| orders.get(&id)).map_or(0, |found| found.sequence);
             (causes, self.append(group, after).await)
         });
         let mut finished = Vec::new();
@@ -278,10 +297,12 @@ impl Validation {
                 }
             }
         }
+        crash::point("validation.appended");
         if let Err(error) = ledger::clear_outbox(&self.pool, &finished).await {
             // The relay finds and clears them.
             tracing::debug!("published events stay in the outbox: {error:#}");
         }
+        crash::point("validation.cleared");
         Ok(verdicts)
     }
 }

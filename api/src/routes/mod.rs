@@ -3,6 +3,7 @@
 mod commands;
 mod customers;
 mod health;
+mod ops;
 mod orders;
 mod products;
 
@@ -31,6 +32,15 @@ pub fn commands_and_views() -> Router<Arc<App>> {
         .route("/v1/products/{id}/restock", post(products::restock))
         .route("/v1/products/{id}/retire", post(products::retire))
         .route("/v1/commands/{id}", get(commands::show))
+}
+
+/// What operators do.
+pub fn operators() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/ops/parked", get(ops::list))
+        .route("/v1/ops/parked/{sequence}", get(ops::show))
+        .route("/v1/ops/parked/replay", post(ops::replay))
+        .route("/v1/ops/parked/discard", post(ops::discard))
 }
 
 /// What is asked by whoever runs the edge.

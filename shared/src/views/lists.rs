@@ -32,14 +32,25 @@ impl Views {
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<Page, ViewError> {
-        let key = self.customer_orders_key(customer.as_str());
+        self.read_slowly(|it| self.orders_of(it, customer, status, cursor, limit)).await
+    }
+
+    async fn orders_of(
+        &self,
+        generation: u64,
+        customer: &CustomerId,
+        status: Option<OrderStatus>,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ViewError> {
+        let key = self.customer_orders_key(generation, customer.as_str());
         let mut position = cursor.and_then(parse_position);
         let mut items = Vec::with_capacity(limit);
         loop {
             let ids = self.older(&key, position.as_ref(), limit).await?;
             let Some(last) = ids.last().cloned() else { break };
             let keys: Vec<String> =
-                ids.iter().map(|(_, id)| self.key(Subject::Order, id)).collect();
+                ids.iter().map(|(_, id)| self.key(generation, Subject::Order, id)).collect();
             let found = self.documents(&keys).await?;
             for (place, document) in ids.into_iter().zip(found) {
                 position = Some(place);
@@ -118,6 +129,15 @@ impl Views {
 
     /// The products, in the order of their ids.
     pub async fn products(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ViewError> {
+        self.read_slowly(|generation| self.products_of(generation, cursor, limit)).await
+    }
+
+    async fn products_of(
+        &self,
+        generation: u64,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ViewError> {
         let lowest = match cursor {
             Some(id) => ZRange { kind: ZRangeKind::Exclusive, range: ZRangeBound::Lex(id.into()) },
             None => ZRange { kind: ZRangeKind::Inclusive, range: ZRangeBound::NegInfinityLex },
@@ -127,7 +147,7 @@ impl Views {
         let mut ids: Vec<String> = self
             .redis
             .zrange(
-                self.products_key(),
+                self.products_key(generation),
                 lowest,
                 highest,
                 Some(ZSort::ByLex),
@@ -138,7 +158,8 @@ impl Views {
             .await?;
         let more = ids.len() > limit;
         ids.truncate(limit);
-        let keys: Vec<String> = ids.iter().map(|id| self.key(Subject::Product, id)).collect();
+        let keys: Vec<String> =
+            ids.iter().map(|id| self.key(generation, Subject::Product, id)).collect();
         let items = self.documents(&keys).await?.into_iter().flatten().map(|d| d.json).collect();
         Ok(Page { items, next_cursor: ids.pop().filter(|_| more) })
     }

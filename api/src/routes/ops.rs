@@ -1,0 +1,148 @@
+//! Parked messages, for operators. Only there with `--operator-routes`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use millrace_shared::command::FieldError;
+use millrace_shared::parking::desk::{Desk, Filter, Patience};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::App;
+use crate::error::Problem;
+use crate::reading::limit;
+use crate::request::{Posted, parameters, path_id, preferred_wait};
+
+/// Messages that one request may name, or have replayed.
+const MOST: usize = 100;
+/// How long results of a replay are waited for without `Prefer: wait`.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// Which parked messages are asked for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParkedQuery {
+    worker: Option<String>,
+    subject: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// What is to be replayed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Replay {
+    #[serde(default)]
+    sequences: Vec<u64>,
+    #[serde(default)]
+    all: bool,
+    worker: Option<String>,
+    subject: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<u64>,
+}
+
+/// What is to be discarded.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Discard {
+    sequences: Vec<u64>,
+    why: String,
+}
+
+/// `GET /v1/ops/parked`
+pub async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ParkedQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let query = parameters(query)?;
+    let limit = limit(query.limit)?;
+    let filter = filter(query.worker.as_deref(), query.subject.as_deref())?;
+    let cursor = query.cursor.as_deref().map(|cursor| path_id("cursor", cursor)).transpose()?;
+    let page = desk(&app)?.list(&filter, cursor.unwrap_or(1), limit).await.map_err(unavailable)?;
+    let next = page.next_cursor.map(|cursor| cursor.to_string());
+    Ok(Json(json!({ "items": page.items, "nextCursor": next })).into_response())
+}
+
+/// `GET /v1/ops/parked/{sequence}`
+pub async fn show(
+    State(app): State<Arc<App>>,
+    Path(sequence): Path<String>,
+) -> Result<Response, Problem> {
+    let sequence: u64 = path_id("sequence", &sequence)?;
+    let shown = desk(&app)?.show(sequence).await.map_err(unavailable)?;
+    let none = || Problem::not_found(format!("nothing is parked as {sequence}"));
+    Ok(Json(shown.ok_or_else(none)?).into_response())
+}
+
+/// `POST /v1/ops/parked/replay`
+pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
+    let patience = Patience::of(preferred_wait(&posted.headers).unwrap_or(WAIT));
+    let replay: Replay = body(posted)?;
+    if replay.all != replay.sequences.is_empty() {
+        let detail = "either name sequences, or say all: true";
+        return Err(Problem::field(FieldError::new("sequences", "invalid", detail)));
+    }
+    let limit = limit(replay.limit.or(Some(MOST)))?;
+    let desk = desk(&app)?;
+    let report = if replay.all {
+        let filter = filter(replay.worker.as_deref(), replay.subject.as_deref())?;
+        let cursor = replay.cursor.unwrap_or(1);
+        desk.replay_all(&filter, cursor, limit, patience, |_| {}).await.map_err(unavailable)?
+    } else {
+        bounded(&replay.sequences)?;
+        desk.replay(&replay.sequences, limit, patience).await.map_err(unavailable)?
+    };
+    Ok(Json(report).into_response())
+}
+
+/// `POST /v1/ops/parked/discard`
+pub async fn discard(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
+    let discard: Discard = body(posted)?;
+    bounded(&discard.sequences)?;
+    if discard.why.trim().is_empty() {
+        let detail = "the reason must be told: it is kept in the audit table";
+        return Err(Problem::field(FieldError::new("why", "invalid", detail)));
+    }
+    let results =
+        desk(&app)?.discard(&discard.sequences, &discard.why).await.map_err(unavailable)?;
+    Ok(Json(json!({ "results": results })).into_response())
+}
+
+fn desk(app: &App) -> Result<&Desk, Problem> {
+    if !app.can_accept() {
+        return Err(unavailable("NATS cannot be reached"));
+    }
+    app.desk.as_ref().ok_or_else(Problem::internal)
+}
+
+fn filter(worker: Option<&str>, subject: Option<&str>) -> Result<Filter, Problem> {
+    Filter::new(worker, subject).map_err(|detail| {
+        let field = if detail.contains("worker") { "worker" } else { "subject" };
+        Problem::field(FieldError::new(field, "invalid", detail))
+    })
+}
+
+fn bounded(sequences: &[u64]) -> Result<(), Problem> {
+    if (1..=MOST).contains(&sequences.len()) {
+        return Ok(());
+    }
+    let detail = format!("must be from 1 to {MOST}");
+    Err(Problem::field(FieldError::new("sequences", "out_of_range", detail)))
+}
+
+fn body<T: for<'de> Deserialize<'de>>(posted: Posted) -> Result<T, Problem> {
+    serde_json::from_value(Value::Object(posted.body))
+        .map_err(|error| Problem::field(FieldError::new("body", "invalid", error.to_string())))
+}
+
+/// NATS or PostgreSQL is away. Nothing is lost by it: what was asked for is done, and can be asked
+/// for again.
+fn unavailable(error: impl std::fmt::Display) -> Problem {
+    tracing::warn!("parked messages cannot be handled: {error:#}");
+    Problem::unavailable("parked messages cannot be handled now; ask again what became of them")
+}

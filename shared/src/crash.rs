@@ -1,0 +1,36 @@
+//! Crash points: named places between an effect and what must follow it. A test makes the process
+//! die exactly there (`MILLRACE_CRASH_POINT`), starts it again, and checks the promises. Without the
+//! feature `crash-points`, which only the tests have, a point is nothing.
+
+/// All crash points: the name, and what has happened when it is reached.
+pub const POINTS: [(&str, &str); 18] = [
+    ("api.stored", "the command is stored, the client has no answer yet"),
+    ("validation.before-commit", "a batch is decided, nothing is committed"),
+    ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
+    ("validation.appended", "the events are in the log, and in the outbox still"),
+    ("validation.cleared", "the outbox is cleared, the commands are not acked"),
+    ("relay.told", "a change of stock or credit is in the outbox, not in the log"),
+    ("relay.appended", "it is in the log, and in the outbox still"),
+    ("reservations.before-commit", "a release is written, not committed"),
+    ("reservations.committed", "a release is committed, its event is not acked"),
+    ("payment.charged", "the gateway has charged, the log does not know"),
+    ("payment.appended", "the charge is in the log, its event is not acked"),
+    ("payment.voided", "the gateway takes no charge any more, nothing else is known"),
+    ("payment.refunded", "the gateway has refunded, the log does not know"),
+    ("expiry.appended", "the expiry is in the log, the time-out is not acked"),
+    ("persistence.before-commit", "a batch is written, not committed"),
+    ("persistence.committed", "a batch is committed, its events are not acked"),
+    ("projection.written", "the views are written, the events are not acked"),
+    ("parking.parked", "a message is parked, and not terminated yet"),
+];
+
+/// Dies here, if that is asked for.
+pub fn point(name: &str) {
+    #[cfg(feature = "crash-points")]
+    if std::env::var("MILLRACE_CRASH_POINT").is_ok_and(|asked| asked == name) {
+        tracing::error!(name, "the process dies here, as it was asked to");
+        std::process::abort();
+    }
+    #[cfg(not(feature = "crash-points"))]
+    let _ = name;
+}
