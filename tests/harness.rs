@@ -147,6 +147,10 @@ impl System {
                 system.running.push(running);
             }
         }
+        eventually("the first views are there", async || {
+            (system.get("/v1/products").await.status == 200).then_some(())
+        })
+        .await;
         system
     }
 

@@ -44,7 +44,12 @@ impl From<ViewError> for Problem {
                 return Self::unavailable("the views cannot be read now");
             }
             // What is not there for the moment must not pass for unknown.
-            ViewError::Absent => return Self::unavailable("the views are being made anew"),
+            ViewError::Absent => {
+                return Self::unavailable(
+                    "the views are being made; they come from a projection worker: are the \
+                     workers running?",
+                );
+            }
             ViewError::Event(_) | ViewError::Damaged(_) => {}
         }
         tracing::error!(%error, "a view cannot be read");

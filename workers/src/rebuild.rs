@@ -320,6 +320,13 @@ impl Rebuild {
     /// Sees to it that there are views, until the shutdown: makes them where there are none, and
     /// ends what a rebuild that has died has left.
     pub async fn keep(&self, shutdown: CancellationToken) {
+        // A new system's first readers wait for this.
+        for _ in 0..50 {
+            if self.views.is_connected() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let mut before = Generations::default();
         loop {
             let looked = tokio::select! {

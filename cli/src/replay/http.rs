@@ -106,7 +106,10 @@ impl Http {
         loop {
             let (error, wait) = match request().send().await {
                 Ok(answer) if is_passing(answer.status()) => {
-                    (anyhow!("the answer is {}", answer.status()), retry_after(&answer))
+                    let (status, wait) = (answer.status(), retry_after(&answer));
+                    let body: Value = answer.json().await.unwrap_or_default();
+                    let detail = body["detail"].as_str().unwrap_or("no reason is given");
+                    (anyhow!("the answer is {status}: {detail}"), wait)
                 }
                 Ok(answer) => {
                     let status = answer.status();
