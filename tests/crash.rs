@@ -250,6 +250,9 @@ fn every_point_belongs_to_a_process_that_a_test_lets_die() {
         "projection",
         "expiry",
         "parking",
+        // In tests/parked.
+        "replay",
+        "discard",
     ];
     for (name, _) in POINTS {
         let owner = name.split('.').next().unwrap_or_default();

@@ -3,7 +3,7 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 18] = [
+pub const POINTS: [(&str, &str); 23] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
@@ -22,6 +22,11 @@ pub const POINTS: [(&str, &str); 18] = [
     ("persistence.committed", "a batch is committed, its events are not acked"),
     ("projection.written", "the views are written, the events are not acked"),
     ("parking.parked", "a message is parked, and not terminated yet"),
+    ("replay.asked", "a replay is asked for and audited, the worker has not begun"),
+    ("replay.done", "the worker has done it, the message is parked still"),
+    ("replay.removed", "the message is no longer parked, the request is not acked"),
+    ("replay.parked-again", "it has failed and is parked again, the request is not acked"),
+    ("discard.written", "a discard is audited, the message is parked still"),
 ];
 
 /// Dies here, if that is asked for.

@@ -30,7 +30,10 @@ impl Verdict {
             if cause.is::<EventError>() {
                 return Self::Park(text);
             }
-            if let Some(ViewError::Redis(_)) = cause.downcast_ref() {
+            // Of the answers of a Redis that is there, only this one does not pass by itself.
+            if let Some(ViewError::Redis(error)) = cause.downcast_ref()
+                && !error.details().starts_with("WRONGTYPE")
+            {
                 return Self::Unavailable(text);
             }
             if let Some(ReadError::Unavailable(_)) = cause.downcast_ref() {
