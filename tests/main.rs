@@ -5,6 +5,7 @@
 
 mod apart;
 mod bad_input;
+mod chaos;
 mod clients;
 mod command_line;
 mod crash;
@@ -16,6 +17,7 @@ mod overload;
 mod parked;
 mod parking;
 mod process;
+mod proxy;
 mod rebuild;
 mod rejections;
 mod replay;

@@ -84,6 +84,16 @@ async fn a_nats_server_that_hangs_or_is_gone_is_told_within_a_second_and_is_forg
         .and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
         .expect("a pid");
     kill_process(pid, Signal::STOP).expect("it hangs");
+    // Not all of its threads stop at once.
+    eventually("all of it has stopped", async || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).ok()?;
+        let stopped = |thread: std::fs::DirEntry| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        };
+        threads.flatten().all(stopped).then_some(())
+    })
+    .await;
     for (status, retry, took) in join_all((0..50).map(async |_| post().await)).await {
         assert_eq!((status, retry), (503, true));
         assert!(took < A_SECOND + Duration::from_millis(200), "{took:?}");
