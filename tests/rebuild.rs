@@ -15,6 +15,7 @@ use millrace_workers::Role;
 use millrace_workers::rebuild::{Rebuild, Rebuilt};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::harness::{Answer, System, account_order, card_order, eventually};
@@ -380,6 +381,39 @@ async fn an_emptied_redis_is_never_taken_for_an_empty_shop_and_fills_itself_agai
     .await;
     assert_eq!(all(&system).await, before);
     for worker in workers.chain([validation, projection]) {
+        worker.stop().await;
+    }
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_is_ahead_of_projection_does_not_hold_up_a_rebuild() {
+    let system = System::without_workers().await;
+    let [projection, others @ ..] =
+        [Role::Projection, Role::Validation, Role::Payment, Role::Persistence]
+            .map(|role| system.run(role));
+    shop(&system, 4).await;
+    projection.stop().await;
+    // In the very moment between reading the journal and comparing with it.
+    let arrives = async || {
+        let restock = json!({ "productId": "pen", "quantity": 1 });
+        system.publish("product.restock", &restock).await;
+        eventually("the journal has it", async || {
+            let query = "select count(*) from journal.events where type = 'restocked'";
+            let count: i64 = sqlx::query_scalar(query).fetch_one(&system.pool).await.ok()?;
+            (count == 1).then_some(())
+        })
+        .await;
+    };
+    let told = |step: &str| {
+        if step.contains("compared with the journal") {
+            tokio::task::block_in_place(|| Handle::current().block_on(arrives()));
+        }
+    };
+    rebuild(&system).run(told).await.expect("it ends well").expect("no other is under way");
+    let projection = system.run(Role::Projection);
+    system.stock_is("pen", [10_001, 0, 0]).await;
+    for worker in others.into_iter().chain([projection]) {
         worker.stop().await;
     }
     system.stop().await;

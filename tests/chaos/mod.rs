@@ -50,7 +50,6 @@ async fn holds_through(seed: u64, lasts: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "fails where nats-server is killed with events delivered that it had not stored: README, Limits"]
 async fn every_promise_holds_through_kills_freezes_and_cut_lines() {
     holds_through(1, Duration::from_secs(25)).await;
 }

@@ -79,19 +79,23 @@ pub async fn head(pool: &PgPool, subject: Subject, id: &str) -> Result<Option<He
 }
 
 /// The journal as it is to be seen in the views, subject by subject: the last event of each, and the
-/// outcome of every command. Streamed; the order is that of the journal's key.
-pub fn rows(pool: &PgPool) -> impl Stream<Item = Result<Row>> {
+/// outcome of every command; without what stands behind the place `through` of EVENTS, if it is
+/// given. Streamed; the order is that of the journal's key.
+pub fn rows(pool: &PgPool, through: Option<u64>) -> impl Stream<Item = Result<Row>> {
+    let through = through.and_then(|place| i64::try_from(place).ok()).unwrap_or(i64::MAX);
     sqlx::query(
         "select subject, subject_id, version, event_id, type, occurred_at, causation, correlation,
                 state::text as state, newest
          from (
              select *, row_number() over subject_history = 1 as newest
              from journal.events
+             where sequence <= $2
              window subject_history as (partition by subject, subject_id order by version desc)
          ) as events
          where newest or (causation = correlation and causation <> $1)",
     )
     .bind(Uuid::nil())
+    .bind(through)
     .fetch(pool)
     .map(|row| read_row(&row.context("the journal cannot be read")?))
 }

@@ -197,7 +197,7 @@ impl Rebuild {
         let first = self.events.state().await?.first_sequence;
         ensure!(first <= behind, "the log was trimmed meanwhile; begin again");
         told("the new views are compared with the journal");
-        self.compare_with_journal(generation).await?;
+        self.compare_with_journal(generation, log.last_sequence).await?;
         if let Some(current) = generations.current {
             told("the new views are compared with those in use");
             rebuilt.left_behind = self.catch_up(current, generation).await?;
@@ -207,7 +207,7 @@ impl Rebuild {
     }
 
     async fn fill_from_journal(&self, rebuilt: &mut Rebuilt) -> Result<()> {
-        let mut chunks = pin!(journal::rows(&self.pool).try_chunks(CHUNK));
+        let mut chunks = pin!(journal::rows(&self.pool, None).try_chunks(CHUNK));
         while let Some(rows) = chunks.try_next().await.map_err(|cut| cut.1)? {
             self.views.fill(rebuilt.generation, &rows).await?;
             let documents = |row: &&Row| row.newest && row.event.subject != Subject::Command;
@@ -218,8 +218,9 @@ impl Rebuild {
         Ok(())
     }
 
-    async fn compare_with_journal(&self, generation: u64) -> Result<()> {
-        let mut chunks = pin!(journal::rows(&self.pool).try_chunks(CHUNK));
+    /// What came after the place `through` is projection's to write, and may still be on its way.
+    async fn compare_with_journal(&self, generation: u64, through: u64) -> Result<()> {
+        let mut chunks = pin!(journal::rows(&self.pool, Some(through)).try_chunks(CHUNK));
         while let Some(rows) = chunks.try_next().await.map_err(|cut| cut.1)? {
             let wrong = self.views.compare(generation, &rows).await?;
             if let Some(key) = wrong.first() {

@@ -162,14 +162,20 @@ impl Relay {
         let appends = subjects.into_iter().map(async |(subject, events)| {
             let head = heads.get(&subject).copied();
             let result = self.publish_subject(&subject, head, &events).await;
-            (subject, result)
+            (subject, events.len(), result)
         });
         let mut published = Vec::new();
-        for (subject, result) in join_all(appends).await {
+        for (subject, count, result) in join_all(appends).await {
             match result {
                 Ok((ids, head)) => {
+                    // Remembered is only what the relay alone appends to, and where nothing is left:
+                    // the next round appends to it without another look.
+                    if is_counted(subject.0) && ids.len() == count {
+                        heads.insert(subject, head);
+                    } else {
+                        heads.remove(&subject);
+                    }
                     published.extend(ids);
-                    heads.insert(subject, head);
                 }
                 Err(error) => {
                     heads.remove(&subject);
@@ -206,9 +212,9 @@ impl Relay {
             }
         }
         // What is in the log already, from a relay that died before it could say so, is left out.
-        // The versions of products and customers are given out by the ledger alone, one after
-        // another, so the last is enough; an order's may be another's.
-        let is_counted = matches!(subject, Subject::Product | Subject::Customer);
+        // Where versions are given out by the ledger alone the last is enough; an order's may be
+        // another's.
+        let is_counted = is_counted(*subject);
         let stored: Vec<Stored> = if is_counted {
             self.log.last(&history).await?.into_iter().collect()
         } else {
@@ -250,4 +256,10 @@ impl Relay {
     ) -> Result<Vec<Entry>> {
         Ok(log::entries(&self.topology, events, after, self.time_to_pay)?)
     }
+}
+
+/// Whether all versions of such subjects are given out by the ledger, one after another, and
+/// appended by the relay alone. An order has other writers: nothing is known about it without a look.
+fn is_counted(subject: Subject) -> bool {
+    matches!(subject, Subject::Product | Subject::Customer)
 }

@@ -1,6 +1,6 @@
 //! `millrace verify`: reads the streams, the journal, the ledger, the sandbox gateway's book and the
 //! views, and checks every promise against the data. Each check is one type that implements
-//! [`engine::Check`].
+//! `engine::Check`.
 
 mod commands;
 mod current;
