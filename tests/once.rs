@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 use millrace_shared::ids::{CustomerId, OrderId};
-use millrace_shared::message::{Event, Subject};
+use millrace_shared::message::{Cause, Event, Subject, now};
+use millrace_shared::order::{self, Order, Stamp};
 use millrace_shared::views::{Generations, Views};
 use millrace_workers::Role;
 use serde_json::{Value, json};
@@ -147,6 +148,39 @@ async fn every_event_delivered_twice_and_out_of_order_gives_the_same_journal_and
         persistence.stop().await;
     }
     assert_eq!(self::journal(&system).await, journal);
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_has_lost_its_place_is_never_appended_behind_the_one_that_has_it() {
+    let system = System::start().await;
+    system.register("ned", None).await;
+    system.define("fig", 10, 5).await;
+    let placed = system.post_and_wait("/v1/orders", &card_order("ned", "fig", 1, "tok_ok")).await;
+    let id = placed.text("/orderId");
+    assert_eq!(system.steps(&id).await, ["validated", "paid"]);
+    // As validation leaves it if it dies after it has decided a cancellation that the payment beat.
+    let first: Order =
+        system.history(Subject::Order, &id).await[0].event.state().expect("an order");
+    let event = order::cancel(&first, None).expect("it could be cancelled then");
+    let causation = uuid::Uuid::now_v7();
+    let stamp = Stamp { version: 2, at: now(), causation };
+    let after = Order::apply(Some(&first), first.order_id, stamp, &event).expect("a legal step");
+    let cause = Cause { causation, correlation: causation, traceparent: None };
+    let lost = Event::order(&event, &after, &cause).expect("an event");
+    sqlx::query(
+        "insert into ledger.outbox (command_id, subject, subject_id, version, event, created_at)
+         values ($1, 'order', $2, 2, $3, now() - interval '1 minute')",
+    )
+    .bind(causation)
+    .bind(&id)
+    .bind(String::from_utf8(lost.encode().expect("JSON").to_vec()).expect("text"))
+    .execute(&system.pool)
+    .await
+    .expect("the outbox has it");
+    // Many rounds of the relay: what must not come shows nothing that could be waited for.
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(system.steps(&id).await, ["validated", "paid"]);
     system.stop().await;
 }
 
