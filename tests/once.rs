@@ -154,9 +154,9 @@ async fn every_event_delivered_twice_and_out_of_order_gives_the_same_journal_and
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_has_lost_its_place_is_never_appended_behind_the_one_that_has_it() {
     let system = System::start().await;
-    system.register("ned", None).await;
+    system.register("nadia", None).await;
     system.define("fig", 10, 5).await;
-    let placed = system.post_and_wait("/v1/orders", &card_order("ned", "fig", 1, "tok_ok")).await;
+    let placed = system.post_and_wait("/v1/orders", &card_order("nadia", "fig", 1, "tok_ok")).await;
     let id = placed.text("/orderId");
     assert_eq!(system.steps(&id).await, ["validated", "paid"]);
     // As validation leaves it if it dies after it has decided a cancellation that the payment beat.

@@ -18,6 +18,10 @@ use uuid::Uuid;
 
 use crate::book::{Book, Decision, Incoming, Past, Placed};
 
+/// The advisory lock of a transaction that may create a product or a customer ("creating" in ASCII):
+/// what is not there yet has no row to lock.
+const CREATING: i64 = 0x6372_6561_7469_6e67;
+
 /// Loads what `batch` needs, except for the orders that it continues: those are in the log.
 pub async fn load(tx: &mut PgConnection, batch: &[&Incoming]) -> Result<Book> {
     let mut products = BTreeSet::new();
@@ -25,6 +29,7 @@ pub async fn load(tx: &mut PgConnection, batch: &[&Incoming]) -> Result<Book> {
     let mut placed = Vec::new();
     let mut keys = Vec::new();
     let mut commands = Vec::new();
+    let mut creates = false;
     for incoming in batch {
         commands.push(incoming.received.command_id.0);
         commands.push(incoming.received.fallback_id.0);
@@ -37,12 +42,14 @@ pub async fn load(tx: &mut PgConnection, batch: &[&Incoming]) -> Result<Book> {
                 placed.extend(place.order_id.map(|id| id.0));
             }
             Command::RegisterCustomer(register) => {
+                creates = true;
                 customers.extend(register.customer_id.as_ref().map(ToString::to_string));
             }
             Command::SetCreditLimit(set) => {
                 customers.insert(set.customer_id.to_string());
             }
             Command::DefineProduct(define) => {
+                creates = true;
                 products.insert(define.product_id.to_string());
             }
             Command::RestockProduct(restock) => {
@@ -56,6 +63,10 @@ pub async fn load(tx: &mut PgConnection, batch: &[&Incoming]) -> Result<Book> {
             | Command::DeliverOrder(_)
             | Command::RefundOrder(_) => {}
         }
+    }
+    if creates {
+        // Before any row, so that it takes part in no deadlock.
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(CREATING).execute(&mut *tx).await?;
     }
     let mut book = Book::default();
     for (product, touched) in lock_products(tx, &Vec::from_iter(products)).await? {

@@ -152,7 +152,7 @@ impl Rebuild {
             tokio::time::sleep(GRACE).await;
         }
         rebuilt.removed = self.sweep(after).await?;
-        lock.close().await?;
+        unlock(lock).await?;
         Ok(rebuilt)
     }
 
@@ -366,7 +366,7 @@ impl Rebuild {
             // Another replica may have made them while this one asked for the lock.
             let seen = self.views.generations().await?;
             if seen.current.is_some() {
-                lock.close().await?;
+                unlock(lock).await?;
                 return Ok(seen);
             }
             let told = |what: &str| tracing::info!("the views are made anew: {what}");
@@ -391,9 +391,15 @@ impl Rebuild {
             tracing::info!(removed, "what a rebuild that ended early had left is removed");
             left = Generations { sweeping: false, ..seen };
         }
-        lock.close().await?;
+        unlock(lock).await?;
         Ok(left)
     }
+}
+
+/// Gives the lock back. A connection that is only closed has it until the server notices.
+async fn unlock(mut lock: PgConnection) -> Result<()> {
+    sqlx::query("select pg_advisory_unlock($1)").bind(LOCK).execute(&mut lock).await?;
+    Ok(lock.close().await?)
 }
 
 /// A number that no generation has had before: the time in milliseconds.

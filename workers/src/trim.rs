@@ -133,7 +133,7 @@ impl Trim {
             return Ok(None);
         }
         // The lock belongs to this connection and ends with it.
-        let lock = connection.detach();
+        let mut lock = connection.detach();
         let commands = self.plan_commands(keep).await?;
         let events = self.plan_events(keep).await?;
         if !only_tell {
@@ -144,6 +144,8 @@ impl Trim {
                 }
             }
         }
+        // A connection that is only closed has the lock until the server notices.
+        sqlx::query("select pg_advisory_unlock($1)").bind(LOCK).execute(&mut lock).await?;
         lock.close().await?;
         Ok(Some([commands, events]))
     }

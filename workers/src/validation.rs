@@ -188,31 +188,34 @@ impl Validation {
         Ok(settled)
     }
 
-    /// Appends the events of one order (or of one command that touched nothing).
-    async fn append(&self, mut group: Group<'_>, mut after: u64) -> Result<()> {
+    /// Appends the events of one order (or of one command that touched nothing) after the message
+    /// with the sequence `after`; nothing, if the order has gone on since they were decided.
+    async fn append(&self, mut group: Group<'_>, mut after: Option<u64>) -> Result<()> {
         for _ in 0..ROUNDS {
             let Some((_, first)) = group.first() else { return Ok(()) };
             let (subject, id) = (first.subject, first.subject_id.clone());
-            let events = group.iter().map(|(_, event)| event);
-            let entries = log::entries(&self.topology, events, after, self.time_to_pay)?;
-            match self.log.append(entries, PATIENCE).await {
-                Ok(_) => return Ok(()),
-                Err(AppendError::Conflict) => {}
-                Err(error) => return Err(error.into()),
+            if let Some(after) = after {
+                let events = group.iter().map(|(_, event)| event);
+                let entries = log::entries(&self.topology, events, after, self.time_to_pay)?;
+                match self.log.append(entries, PATIENCE).await {
+                    Ok(_) => return Ok(()),
+                    Err(AppendError::Conflict) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
             let history = self.log.history(&self.topology.history(subject, &id)).await?;
             group.retain(|(_, event)| history.iter().all(|stored| stored.event.id != event.id));
             let (Some((_, next)), Some(last)) = (group.first(), history.last()) else { continue };
             if next.version == last.event.version + 1 {
-                after = last.sequence;
+                after = Some(last.sequence);
             } else if subject == Subject::Order && next.version > 1 {
-                (group, after) = (self.decide_again(group, last).await?, last.sequence);
+                (group, after) = (self.decide_again(group, last).await?, Some(last.sequence));
                 let refused;
                 (group, refused) =
                     group.into_iter().partition(|(_, event)| event.subject == Subject::Order);
                 // A step that is no longer allowed has become a refused command.
                 for single in refused {
-                    Box::pin(self.append(vec![single], 0)).await?;
+                    Box::pin(self.append(vec![single], Some(0))).await?;
                 }
             } else {
                 bail!(
@@ -283,8 +286,12 @@ impl Validation {
                 .map(|(incoming, event)| (incoming.sequence, event.causation))
                 .collect();
             let order = (subject == Subject::Order).then(|| id.parse().ok()).flatten();
-            let after =
-                order.and_then(|id: OrderId| orders.get(&id)).map_or(0, |found| found.sequence);
+            let found = order.and_then(|id: OrderId| orders.get(&id));
+            let (version, sequence) = found.map_or((0, 0), |it| (it.order.version, it.sequence));
+            // What was decided before, and is appended only now, may have been overtaken: the last
+            // sequence of the history is no place for another event of an earlier version.
+            let next = group.first().map(|(_, event)| event.version);
+            let after = (next == Some(version + 1)).then_some(sequence);
             (causes, self.append(group, after).await)
         });
         let mut finished = Vec::new();
