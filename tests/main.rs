@@ -7,6 +7,7 @@ mod apart;
 mod bad_input;
 mod chaos;
 mod clients;
+mod cluster;
 mod command_line;
 mod crash;
 mod expiry;

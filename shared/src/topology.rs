@@ -17,7 +17,7 @@ pub struct Topology {
 }
 
 /// How the streams are to be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct StreamOptions {
     /// Copies of each stream, on as many servers of the cluster (1, 3 or 5)
     #[arg(long, env = "MILLRACE_STREAM_REPLICAS", default_value_t = 1,
@@ -28,11 +28,28 @@ pub struct StreamOptions {
     #[arg(long, env = "MILLRACE_STREAM_MAX_BYTES",
           value_parser = clap::value_parser!(i64).range(1_048_576..))]
     pub stream_max_bytes: Option<i64>,
+    /// The cluster in which the streams are to be, where there are several
+    #[arg(long, env = "MILLRACE_STREAM_CLUSTER", value_name = "NAME")]
+    pub stream_cluster: Option<String>,
+    /// Tags that each server has to have that keeps a stream, separated by commas
+    #[arg(long, env = "MILLRACE_STREAM_TAGS", value_name = "TAG", value_delimiter = ',')]
+    pub stream_tags: Vec<String>,
 }
 
 impl Default for StreamOptions {
     fn default() -> Self {
-        Self { stream_replicas: 1, stream_max_bytes: None }
+        let (stream_cluster, stream_tags) = (None, Vec::new());
+        Self { stream_replicas: 1, stream_max_bytes: None, stream_cluster, stream_tags }
+    }
+}
+
+impl StreamOptions {
+    /// On which servers; nothing if on any.
+    fn placement(&self) -> Option<stream::Placement> {
+        (self.stream_cluster.is_some() || !self.stream_tags.is_empty()).then(|| stream::Placement {
+            cluster: self.stream_cluster.clone(),
+            tags: self.stream_tags.clone(),
+        })
     }
 }
 
@@ -195,6 +212,7 @@ impl Topology {
             discard: stream::DiscardPolicy::New,
             storage: stream::StorageType::File,
             num_replicas: usize::from(options.stream_replicas),
+            placement: options.placement(),
             max_bytes: options.stream_max_bytes.unwrap_or(-1),
             duplicate_window: Duration::from_mins(2),
             allow_atomic_publish: true,
