@@ -78,7 +78,7 @@ pub struct Book {
     pub products: HashMap<ProductId, Product>,
     /// Orders that the batch continues.
     pub orders: HashMap<OrderId, Known>,
-    /// Orders that the batch places and that were placed before.
+    /// Orders that the batch places or continues and that were placed before.
     pub placed: HashSet<OrderId>,
     /// The stream sequences of commands before which others may be undecided: what such a command
     /// names and is not there may be on its way.
@@ -135,6 +135,22 @@ pub struct Placed {
 }
 
 impl Book {
+    /// Tells what has changed since it was told last.
+    pub fn tell(&mut self, now: DateTime<Utc>) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        for id in std::mem::take(&mut self.touched_products) {
+            let product = self.products.get_mut(&id).context("a lost product")?;
+            events.push(tell_stock(product, now)?);
+            self.changed_products.insert(id);
+        }
+        for id in std::mem::take(&mut self.touched_customers) {
+            let customer = self.customers.get_mut(&id).context("a lost customer")?;
+            events.push(tell_credit(customer, now)?);
+            self.changed_customers.insert(id);
+        }
+        Ok(events)
+    }
+
     /// Decides one command at the time `now`.
     pub fn rule(&mut self, incoming: &Incoming, now: DateTime<Utc>) -> Result<Ruling> {
         let received = &incoming.received;

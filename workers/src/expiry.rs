@@ -9,10 +9,12 @@ use futures_util::future::join_all;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::crash;
 use millrace_shared::ids::OrderId;
-use millrace_shared::log::{AppendError, Entry, Log};
+use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Event, now};
 use millrace_shared::order::{self, Order, Stamp};
 use millrace_shared::topology::Topology;
+
+use crate::event_log::EventLog;
 
 /// How long an append is tried before the time-out is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,14 +23,14 @@ const ROUNDS: usize = 8;
 
 /// The worker on time-outs.
 #[derive(Debug)]
-pub struct Expiry {
-    log: Log,
+pub struct Expiry<L> {
+    log: L,
     topology: Topology,
 }
 
-impl Expiry {
+impl<L: EventLog> Expiry<L> {
     /// An expiry that appends to `log` (EVENTS).
-    pub fn new(log: Log, topology: Topology) -> Self {
+    pub fn new(log: L, topology: Topology) -> Self {
         Self { log, topology }
     }
 
@@ -57,7 +59,7 @@ impl Expiry {
     }
 }
 
-impl Worker for Expiry {
+impl<L: EventLog> Worker for Expiry<L> {
     type Message = OrderId;
     const NAME: &'static str = "expiry";
     const BATCH: usize = 256;

@@ -2,6 +2,7 @@
 //! keeps the views. Each is one type that implements [`millrace_shared::consumer::Worker`].
 
 pub mod book;
+pub mod event_log;
 pub mod expiry;
 pub mod gateway;
 pub mod journal;
@@ -30,6 +31,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::ledger::PostgresLedger;
 use crate::rebuild::Rebuild;
 use crate::trim::{Keep, Trim};
 
@@ -153,16 +155,17 @@ async fn validate(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let wake = Arc::new(Notify::new());
+    let ledger = PostgresLedger::new(pool);
     let validation = Arc::new(validation::Validation::new(
-        pool.clone(),
+        ledger.clone(),
         events.clone(),
         topology.clone(),
         Arc::clone(&wake),
         time_to_pay,
     ));
     let expiry = Arc::new(expiry::Expiry::new(events.clone(), topology.clone()));
-    let reservations = Arc::new(reservations::Reservations::new(pool.clone(), Arc::clone(&wake)));
-    let relay = relay::Relay::new(pool, events, topology.clone(), wake, time_to_pay);
+    let reservations = Arc::new(reservations::Reservations::new(ledger.clone(), Arc::clone(&wake)));
+    let relay = relay::Relay::new(ledger, events, topology.clone(), wake, time_to_pay);
     let mut loops = JoinSet::new();
     loops.spawn(consumer::run(validation, client.clone(), topology.clone(), shutdown.clone()));
     loops.spawn(consumer::run(expiry, client.clone(), topology.clone(), shutdown.clone()));

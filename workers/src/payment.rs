@@ -11,15 +11,15 @@ use anyhow::{Context as _, Result};
 use millrace_shared::command::PaymentMethod;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
 use millrace_shared::crash;
-use millrace_shared::log::{AppendError, Entry, Log};
+use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Cause, Event, now};
 use millrace_shared::order::{
     self, AfterCharge, Order, OrderEvent, OrderStatus, PaymentKind, PaymentStatus, Stamp,
 };
 use millrace_shared::topology::Topology;
-
 use tokio::time::timeout;
 
+use crate::event_log::EventLog;
 use crate::gateway::{Charge, ChargeError, Gateway, GatewayError};
 
 /// How long an append is tried before the event is left for redelivery.
@@ -31,8 +31,8 @@ const ROUNDS: usize = 8;
 
 /// The worker on events that ask for money, or for giving it back.
 #[derive(Debug)]
-pub struct Payment<G> {
-    log: Log,
+pub struct Payment<L, G> {
+    log: L,
     topology: Topology,
     gateway: Arc<G>,
 }
@@ -43,9 +43,9 @@ struct Current {
     sequence: u64,
 }
 
-impl<G: Gateway> Payment<G> {
+impl<L: EventLog, G: Gateway> Payment<L, G> {
     /// A payment worker that appends to `log` (EVENTS).
-    pub fn new(log: Log, topology: Topology, gateway: Arc<G>) -> Self {
+    pub fn new(log: L, topology: Topology, gateway: Arc<G>) -> Self {
         Self { log, topology, gateway }
     }
 
@@ -241,7 +241,7 @@ fn charge_key(order: &Order) -> String {
     format!("charge-{}", order.order_id)
 }
 
-impl<G: Gateway> Worker for Payment<G> {
+impl<L: EventLog, G: Gateway> Worker for Payment<L, G> {
     type Message = Event;
     const NAME: &'static str = "payment";
     const BATCH: usize = 1;

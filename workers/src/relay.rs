@@ -3,25 +3,22 @@
 //! has not been published for some seconds. One replica at a time does it, under a PostgreSQL
 //! advisory lock; when it dies the lock is free and another takes over.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::future::join_all;
 use millrace_shared::crash;
-use millrace_shared::log::{self, AppendError, Entry, Log, Stored};
+use millrace_shared::log::{self, AppendError, Entry, Stored};
 use millrace_shared::message::{Event, Subject, now};
 use millrace_shared::topology::Topology;
-use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::book::{Book, tell_credit, tell_stock};
-use crate::{journal, ledger};
+use crate::event_log::EventLog;
+use crate::ledger::{Ledger, Outbox as _};
 
-/// The advisory lock of the one relay of a database ("millrace" in ASCII).
-const LOCK: i64 = 0x6d69_6c6c_7261_6365;
 /// How often it looks for what other replicas have committed. Its own process wakes it at once.
 const TICK: Duration = Duration::from_millis(50);
 /// How often a replica asks whether the lock is free.
@@ -33,29 +30,30 @@ const REMEMBERED: usize = 100_000;
 /// How long an append is tried in a round.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The relay of one database.
+/// The relay of one ledger.
 #[derive(Debug)]
-pub struct Relay {
-    pool: PgPool,
-    log: Log,
+pub struct Relay<D, L> {
+    ledger: D,
+    log: L,
     topology: Topology,
     wake: Arc<Notify>,
     time_to_pay: Duration,
 }
 
-type Heads = HashMap<(Subject, String), u64>;
+/// The sequences of the last messages of subjects that nobody else appends to.
+pub(crate) type Heads = HashMap<(Subject, String), u64>;
 
-impl Relay {
-    /// A relay from the outbox in `pool` to `log` (EVENTS); `wake` tells it that there is work.
+impl<D: Ledger, L: EventLog> Relay<D, L> {
+    /// A relay from the outbox of `ledger` to `log` (EVENTS); `wake` tells it that there is work.
     /// Orders that it publishes have `time_to_pay` to be paid.
     pub fn new(
-        pool: PgPool,
-        log: Log,
+        ledger: D,
+        log: L,
         topology: Topology,
         wake: Arc<Notify>,
         time_to_pay: Duration,
     ) -> Self {
-        Self { pool, log, topology, wake, time_to_pay }
+        Self { ledger, log, topology, wake, time_to_pay }
     }
 
     /// Runs until the shutdown.
@@ -71,21 +69,12 @@ impl Relay {
         }
     }
 
-    /// Publishes for as long as this replica holds the lock.
+    /// Publishes for as long as this replica holds the outbox.
     async fn lead(&self, shutdown: &CancellationToken) -> Result<()> {
-        // The lock belongs to this connection and ends with it.
-        let mut connection = self.pool.acquire().await?.detach();
-        let ours: bool = sqlx::query_scalar("select pg_try_advisory_lock($1)")
-            .bind(LOCK)
-            .fetch_one(&mut connection)
-            .await?;
+        let Some(mut outbox) = self.ledger.outbox().await? else { return Ok(()) };
         let mut heads = Heads::new();
-        while ours && !shutdown.is_cancelled() {
-            if heads.len() > REMEMBERED {
-                heads.clear();
-            }
-            self.tell_changes(&mut connection).await?;
-            if !self.publish(&mut connection, &mut heads).await? {
+        while !shutdown.is_cancelled() {
+            if !self.round(&mut outbox, &mut heads).await? {
                 tokio::select! {
                     () = self.wake.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
@@ -96,68 +85,26 @@ impl Relay {
         Ok(())
     }
 
-    /// Turns changed stock and credit into events: one for a product or customer, however many
-    /// orders have changed it since the last.
-    async fn tell_changes(&self, connection: &mut PgConnection) -> Result<()> {
-        let products: Vec<String> = sqlx::query_scalar(
-            "select product_id from ledger.products where touched order by product_id limit $1",
-        )
-        .bind(ROUND)
-        .fetch_all(&mut *connection)
-        .await?;
-        let customers: Vec<String> = sqlx::query_scalar(
-            "select customer_id from ledger.customers where touched order by customer_id limit $1",
-        )
-        .bind(ROUND)
-        .fetch_all(&mut *connection)
-        .await?;
-        if products.is_empty() && customers.is_empty() {
-            return Ok(());
+    /// Turns changed stock and credit into events (one for a product or customer, however many
+    /// orders have changed it since the last), and publishes what waits; tells whether there may be
+    /// more.
+    pub(crate) async fn round(&self, outbox: &mut D::Outbox, heads: &mut Heads) -> Result<bool> {
+        if heads.len() > REMEMBERED {
+            heads.clear();
         }
-        let now = now();
-        let mut tx = sqlx::Connection::begin(connection).await?;
-        let mut book = Book::default();
-        let mut events = Vec::new();
-        for (mut product, touched) in ledger::lock_products(&mut tx, &products).await? {
-            if touched {
-                events.push(tell_stock(&mut product, now)?);
-                book.changed_products.insert(product.product_id.clone());
-                book.products.insert(product.product_id.clone(), product);
-            }
-        }
-        for (mut customer, touched) in ledger::lock_customers(&mut tx, &customers).await? {
-            if touched {
-                events.push(tell_credit(&mut customer, now)?);
-                book.changed_customers.insert(customer.customer_id.clone());
-                book.customers.insert(customer.customer_id.clone(), customer);
-            }
-        }
-        ledger::store(&mut tx, &book, &[], now).await?;
-        let events: Vec<_> = events.iter().map(|event| (None, event)).collect();
-        ledger::put_outbox(&mut tx, &events).await?;
-        tx.commit().await?;
-        crash::point("relay.told");
-        Ok(())
+        outbox.tell(ROUND, |book| book.tell(now())).await?;
+        self.publish(outbox, heads).await
     }
 
     /// Publishes a round; tells whether there may be more.
-    async fn publish(&self, connection: &mut PgConnection, heads: &mut Heads) -> Result<bool> {
-        let rows: Vec<(i64, String)> = sqlx::query_as(
-            "select id, event from ledger.outbox
-             where subject in ('product', 'customer')
-                or created_at < now() - interval '5 seconds'
-             order by id limit $1",
-        )
-        .bind(ROUND)
-        .fetch_all(&mut *connection)
-        .await?;
-        let full = rows.len() == usize::try_from(ROUND).unwrap_or(0);
+    async fn publish(&self, outbox: &mut D::Outbox, heads: &mut Heads) -> Result<bool> {
+        let waiting = outbox.waiting(ROUND).await?;
+        let full = waiting.len() == usize::try_from(ROUND).unwrap_or(0);
         // Events of one subject go one after another; subjects go together.
-        let mut subjects: HashMap<(Subject, String), Vec<(i64, Event)>> = HashMap::new();
-        for (id, text) in rows {
-            let event = Event::decode(text.as_bytes())?;
+        let mut subjects: BTreeMap<(Subject, String), Vec<(i64, Event)>> = BTreeMap::new();
+        for (place, event) in waiting {
             let subject = (event.subject, event.subject_id.clone());
-            subjects.entry(subject).or_default().push((id, event));
+            subjects.entry(subject).or_default().push((place, event));
         }
         let appends = subjects.into_iter().map(async |(subject, events)| {
             let head = heads.get(&subject).copied();
@@ -186,15 +133,12 @@ impl Relay {
         let progress = !published.is_empty();
         if progress {
             crash::point("relay.appended");
+            outbox.remove(&published).await?;
         }
-        sqlx::query("delete from ledger.outbox where id = any($1)")
-            .bind(published)
-            .execute(connection)
-            .await?;
         Ok(full && progress)
     }
 
-    /// Publishes the events of one subject; returns the outbox ids that are in the log now, and the
+    /// Publishes the events of one subject; returns the places in the outbox that are in the log now, and the
     /// sequence of the subject's last message.
     async fn publish_subject(
         &self,
@@ -224,7 +168,7 @@ impl Relay {
         let version = match stored.last() {
             Some(stored) => stored.event.version,
             // It is new, or its events were trimmed.
-            None => journal::head(&self.pool, *subject, id).await?.map_or(0, |head| head.version),
+            None => self.ledger.journal_version(*subject, id).await?,
         };
         let is_there = |event: &Event| {
             (is_counted && event.version <= version)

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use async_nats::jetstream;
 use chrono::TimeDelta;
 use millrace_shared::consumer::Worker;
+use millrace_shared::log::Log;
 use millrace_shared::message::{Event, EventError};
 use millrace_shared::topology::{DECIDER, Topology};
 use sqlx::{Connection as _, PgPool};
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::expiry::Expiry;
 use crate::gateway::sandbox::Sandbox;
 use crate::journal;
+use crate::ledger::PostgresLedger;
 use crate::payment::Payment;
 use crate::persistence::Persistence;
 use crate::projection::Projection;
@@ -39,9 +41,9 @@ const EVERY: Duration = Duration::from_mins(10);
 const READERS: [&str; 5] = [
     Persistence::NAME,
     Projection::NAME,
-    Payment::<Sandbox>::NAME,
-    Reservations::NAME,
-    Expiry::NAME,
+    Payment::<Log, Sandbox>::NAME,
+    Reservations::<PostgresLedger>::NAME,
+    Expiry::<Log>::NAME,
 ];
 
 /// What is to be kept in any case.

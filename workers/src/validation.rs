@@ -9,22 +9,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use futures_util::future::{join_all, try_join_all};
 use millrace_shared::command::Received;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::crash;
-use millrace_shared::ids::OrderId;
-use millrace_shared::log::{self, AppendError, Log, Stored};
+use millrace_shared::ids::{CommandId, OrderId};
+use millrace_shared::log::{self, AppendError, Stored};
 use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
 use millrace_shared::order::Order;
 use millrace_shared::topology::{DECIDER, Topology};
-use sqlx::PgPool;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
-use crate::book::{Decision, Incoming, Known, Ruling};
-use crate::{journal, ledger};
+use crate::book::{Book, Incoming, Known, Ruling};
+use crate::event_log::EventLog;
+use crate::ledger::Ledger;
 
 /// How long an append is tried before the command is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,9 +34,9 @@ const WAITING: u64 = 20;
 
 /// The worker on COMMANDS.
 #[derive(Debug)]
-pub struct Validation {
-    pool: PgPool,
-    log: Log,
+pub struct Validation<D, L> {
+    ledger: D,
+    log: L,
     topology: Topology,
     relay: Arc<Notify>,
     time_to_pay: Duration,
@@ -53,17 +52,17 @@ struct Found {
 /// The events of one order or command that are to be appended, each with its command.
 type Group<'a> = Vec<(&'a Incoming, Event)>;
 
-impl Validation {
-    /// A validation on the ledger in `pool` that appends to `log` (EVENTS) and wakes the relay.
+impl<D: Ledger, L: EventLog> Validation<D, L> {
+    /// A validation on `ledger` that appends to `log` (EVENTS) and wakes the relay.
     /// Orders have `time_to_pay` to be paid.
     pub fn new(
-        pool: PgPool,
-        log: Log,
+        ledger: D,
+        log: L,
         topology: Topology,
         relay: Arc<Notify>,
         time_to_pay: Duration,
     ) -> Self {
-        Self { pool, log, topology, relay, time_to_pay }
+        Self { ledger, log, topology, relay, time_to_pay }
     }
 
     /// Decides the batch; returns, for each stream sequence, the events that are to be appended (none
@@ -95,54 +94,53 @@ impl Validation {
         orders: &HashMap<OrderId, Found>,
     ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
         let incoming: Vec<&Incoming> = batch.iter().map(|delivery| &delivery.message).collect();
-        let mut tx = self.pool.begin().await?;
-        let mut book = ledger::load(&mut tx, &incoming).await?;
-        let ids: Vec<Uuid> = orders.keys().map(|id| id.0).collect();
-        let placed: BTreeSet<OrderId> = ledger::orders(&mut tx, &ids).await?.into_iter().collect();
-        for delivery in batch {
-            let early = delivery.sequence > settled + 1 && delivery.attempt < WAITING;
-            if early {
-                book.early.insert(delivery.sequence);
-            }
-            let Some(id) = delivery.message.continues() else { continue };
-            let known = match orders.get(&id) {
-                Some(found) => Known::Here(found.order.clone().into()),
-                None if early || placed.contains(&id) => Known::NotYet,
-                None => Known::Nowhere,
-            };
-            book.orders.insert(id, known);
-        }
-        let now = now();
         let mut outcome = HashMap::new();
-        let mut repeated: Vec<(Uuid, u64)> = Vec::new();
-        let mut decisions: Vec<Decision> = Vec::new();
-        for message in incoming {
-            let events = match book.rule(message, now)? {
-                Ruling::Repeated(command) => {
-                    repeated.push((command.0, message.sequence));
-                    Some(Vec::new())
+        let mut repeated: Vec<(CommandId, u64)> = Vec::new();
+        let mut relayed = false;
+        let rule = |book: &mut Book| {
+            for delivery in batch {
+                let early = delivery.sequence > settled + 1 && delivery.attempt < WAITING;
+                if early {
+                    book.early.insert(delivery.sequence);
                 }
-                Ruling::NotYet => None,
-                Ruling::Decided(decision) => {
-                    let events = to_append(&decision.events);
-                    decisions.push(*decision);
-                    Some(events)
-                }
-            };
-            outcome.insert(message.sequence, events);
-        }
-        ledger::store(&mut tx, &book, &decisions, now).await?;
-        crash::point("validation.before-commit");
-        tx.commit().await?;
+                let Some(id) = delivery.message.continues() else { continue };
+                let known = match orders.get(&id) {
+                    Some(found) => Known::Here(found.order.clone().into()),
+                    None if early || book.placed.contains(&id) => Known::NotYet,
+                    None => Known::Nowhere,
+                };
+                book.orders.insert(id, known);
+            }
+            let now = now();
+            let mut decisions = Vec::new();
+            for message in &incoming {
+                let events = match book.rule(message, now)? {
+                    Ruling::Repeated(command) => {
+                        repeated.push((command, message.sequence));
+                        Some(Vec::new())
+                    }
+                    Ruling::NotYet => None,
+                    Ruling::Decided(decision) => {
+                        let events = to_append(&decision.events);
+                        decisions.push(*decision);
+                        Some(events)
+                    }
+                };
+                outcome.insert(message.sequence, events);
+            }
+            relayed = !book.changed_products.is_empty() || !book.changed_customers.is_empty();
+            Ok(decisions)
+        };
+        self.ledger.decide(&incoming, rule).await?;
         crash::point("validation.committed");
-        if !book.changed_products.is_empty() || !book.changed_customers.is_empty() {
+        if relayed {
             self.relay.notify_one();
         }
         if !repeated.is_empty() {
-            let commands: Vec<Uuid> = repeated.iter().map(|(command, _)| *command).collect();
-            let mut waiting = ledger::outbox_of(&self.pool, &commands).await?;
+            let commands: Vec<CommandId> = repeated.iter().map(|(command, _)| *command).collect();
+            let mut unpublished = self.ledger.unpublished(&commands).await?;
             for (command, sequence) in repeated {
-                outcome.insert(sequence, Some(waiting.remove(&command).unwrap_or_default()));
+                outcome.insert(sequence, Some(unpublished.remove(&command).unwrap_or_default()));
             }
         }
         Ok(outcome)
@@ -166,7 +164,7 @@ impl Validation {
                 missing.push(id);
             }
         }
-        for (id, order) in journal::orders(&self.pool, &missing).await? {
+        for (id, order) in self.ledger.journal_orders(&missing).await? {
             found.insert(id, Found { order, sequence: 0 });
         }
         Ok(found)
@@ -174,12 +172,8 @@ impl Validation {
 
     /// Up to which stream sequence all commands are decided, those of the batch included.
     async fn settled(&self, batch: &[&Delivery<Incoming>]) -> Result<u64> {
-        let stream = self.log.other(&self.topology.commands_stream()).await?;
-        let info = stream
-            .consumer_info(Self::NAME)
-            .await
-            .context("the state of validation's consumer cannot be read")?;
-        let mut settled = info.ack_floor.stream_sequence;
+        let commands = self.topology.commands_stream();
+        let mut settled = self.log.acknowledged(&commands, Self::NAME).await?;
         for delivery in batch {
             if delivery.sequence == settled + 1 {
                 settled += 1;
@@ -235,28 +229,27 @@ impl Validation {
     /// again, on the order as it now is.
     async fn decide_again<'a>(&self, group: Group<'a>, last: &Stored) -> Result<Group<'a>> {
         let order: Order = last.event.state()?;
-        let messages: Vec<&Incoming> = group.iter().map(|(incoming, _)| *incoming).collect();
-        let now = now();
-        let mut again: Group<'a> = Vec::new();
-        let mut decisions = Vec::new();
-        let mut tx = self.pool.begin().await?;
-        for (incoming, attempted) in &group {
-            let id = incoming.received.command_id;
-            if let Some(events) = ledger::withdraw(&mut tx, id, attempted).await? {
-                again.extend(events.into_iter().map(|event| (*incoming, event)));
+        let refused: Vec<(&Incoming, &Event)> =
+            group.iter().map(|(incoming, event)| (*incoming, event)).collect();
+        let mut anew: Group<'a> = Vec::new();
+        let rule = |book: &mut Book| {
+            book.orders.insert(order.order_id, Known::Here(order.into()));
+            let now = now();
+            let mut decisions = Vec::new();
+            for (incoming, _) in &group {
+                if let Ruling::Decided(decision) = book.rule(incoming, now)? {
+                    anew.extend(decision.events.iter().map(|event| (*incoming, event.clone())));
+                    decisions.push(*decision);
+                }
             }
-        }
-        let mut book = ledger::load(&mut tx, &messages).await?;
-        book.orders.insert(order.order_id, Known::Here(order.into()));
-        for incoming in messages {
-            if let Ruling::Decided(decision) = book.rule(incoming, now)? {
-                again.extend(decision.events.iter().map(|event| (incoming, event.clone())));
-                decisions.push(*decision);
-            }
-        }
-        ledger::store(&mut tx, &book, &decisions, now).await?;
-        tx.commit().await?;
-        Ok(again)
+            Ok(decisions)
+        };
+        let standing = self.ledger.decide_again(&refused, rule).await?;
+        let standing = group
+            .iter()
+            .zip(standing)
+            .flat_map(|((incoming, _), events)| events.into_iter().map(|event| (*incoming, event)));
+        Ok(standing.chain(anew).collect())
     }
 
     async fn work(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<u64, Verdict>> {
@@ -281,9 +274,9 @@ impl Validation {
             // A command that came twice in this batch has its event here once.
             group.sort_by_key(|(_, event)| event.version);
             group.dedup_by_key(|(_, event)| event.id);
-            let causes: Vec<(u64, Uuid)> = group
+            let causes: Vec<(u64, CommandId)> = group
                 .iter()
-                .map(|(incoming, event)| (incoming.sequence, event.causation))
+                .map(|(incoming, event)| (incoming.sequence, CommandId(event.causation)))
                 .collect();
             let order = (subject == Subject::Order).then(|| id.parse().ok()).flatten();
             let found = order.and_then(|id: OrderId| orders.get(&id));
@@ -305,7 +298,7 @@ impl Validation {
             }
         }
         crash::point("validation.appended");
-        if let Err(error) = ledger::clear_outbox(&self.pool, &finished).await {
+        if let Err(error) = self.ledger.published(&finished).await {
             // The relay finds and clears them.
             tracing::debug!("published events stay in the outbox: {error:#}");
         }
@@ -320,7 +313,7 @@ fn to_append(events: &[Event]) -> Vec<Event> {
     events.iter().filter(own).cloned().collect()
 }
 
-impl Worker for Validation {
+impl<D: Ledger, L: EventLog> Worker for Validation<D, L> {
     type Message = Incoming;
     const NAME: &'static str = DECIDER;
     const BATCH: usize = 256;

@@ -1,0 +1,197 @@
+//! Loads what is to be decided on, and locks it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use millrace_shared::customer::Customer;
+use millrace_shared::ids::{CommandId, OrderId};
+use millrace_shared::message::{About, Subject};
+use millrace_shared::money::{Currency, Money};
+use millrace_shared::product::{Product, Stock};
+use millrace_shared::reason::{Reason, Refusal};
+use sqlx::{PgConnection, Row as _};
+use uuid::Uuid;
+
+use super::Needs;
+use crate::book::{Book, Past};
+use crate::reservations::Holding;
+
+/// The advisory lock of a transaction that may create a product or a customer ("creating" in ASCII):
+/// what is not there yet has no row to lock.
+const CREATING: i64 = 0x6372_6561_7469_6e67;
+
+/// Loads what `needs` names.
+pub async fn book(tx: &mut PgConnection, needs: &Needs) -> Result<Book> {
+    if needs.creates {
+        // Before any row, so that it takes part in no deadlock.
+        sqlx::query("select pg_advisory_xact_lock($1)").bind(CREATING).execute(&mut *tx).await?;
+    }
+    let mut book = Book::default();
+    products(tx, &mut book, &texts(&needs.products)).await?;
+    customers(tx, &mut book, &texts(&needs.customers)).await?;
+    // After the locks: what another replica decided meanwhile is seen.
+    for (past, key_id) in decisions(tx, needs).await? {
+        book.keys.extend(key_id.map(|key_id| (key_id, past.clone())));
+        book.decided.insert(past.command_id, past);
+    }
+    if !needs.orders.is_empty() {
+        let placed: Vec<Uuid> =
+            sqlx::query_scalar("select order_id from ledger.orders where order_id = any($1)")
+                .bind(needs.orders.iter().map(|id| id.0).collect::<Vec<_>>())
+                .fetch_all(tx)
+                .await?;
+        book.placed = placed.into_iter().map(OrderId).collect();
+    }
+    Ok(book)
+}
+
+/// Ids as PostgreSQL takes them.
+pub fn texts<'a, T: ToString + 'a>(ids: impl IntoIterator<Item = &'a T>) -> Vec<String> {
+    ids.into_iter().map(ToString::to_string).collect()
+}
+
+/// Locks products, in the order of their ids, and enters them into the book.
+pub async fn products(tx: &mut PgConnection, book: &mut Book, ids: &[String]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(
+        "select product_id, name, brand, category, price, currency, active,
+                available, reserved, sold, version, touched
+         from ledger.products where product_id = any($1) order by product_id for update",
+    )
+    .bind(ids)
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let product = Product {
+            product_id: row.try_get::<String, _>("product_id")?.parse()?,
+            name: row.try_get("name")?,
+            brand: row.try_get("brand")?,
+            category: row.try_get("category")?,
+            price: Money::new(row.try_get("price")?, currency(row.try_get("currency")?)?),
+            active: row.try_get("active")?,
+            stock: Stock {
+                available: row.try_get("available")?,
+                reserved: row.try_get("reserved")?,
+                sold: row.try_get("sold")?,
+            },
+            version: unsigned(row.try_get("version")?),
+        };
+        if row.try_get("touched")? {
+            book.touched_products.insert(product.product_id.clone());
+        }
+        book.products.insert(product.product_id.clone(), product);
+    }
+    Ok(())
+}
+
+/// As [`products`], for customers.
+pub async fn customers(tx: &mut PgConnection, book: &mut Book, ids: &[String]) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let rows = sqlx::query(
+        "select customer_id, name, credit_limit, currency, credit_used, version, touched
+         from ledger.customers where customer_id = any($1) order by customer_id for update",
+    )
+    .bind(ids)
+    .fetch_all(tx)
+    .await?;
+    for row in rows {
+        let limit: Option<i64> = row.try_get("credit_limit")?;
+        let code: Option<String> = row.try_get("currency")?;
+        let credit_limit = match (limit, code) {
+            (Some(limit), Some(code)) => Some(Money::new(limit, currency(&code)?)),
+            _ => None,
+        };
+        let customer = Customer {
+            customer_id: row.try_get::<String, _>("customer_id")?.parse()?,
+            name: row.try_get("name")?,
+            credit_limit,
+            credit_used: row.try_get("credit_used")?,
+            version: unsigned(row.try_get("version")?),
+        };
+        if row.try_get("touched")? {
+            book.touched_customers.insert(customer.customer_id.clone());
+        }
+        book.customers.insert(customer.customer_id.clone(), customer);
+    }
+    Ok(())
+}
+
+/// Locks orders, in the order of their ids, and tells what they hold.
+pub async fn holdings(tx: &mut PgConnection, ids: &[OrderId]) -> Result<Vec<Holding>> {
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    let orders = sqlx::query(
+        "select order_id, customer_id, stock = 'held' as stock_held, credit, credit_held
+         from ledger.orders where order_id = any($1) order by order_id for update",
+    )
+    .bind(&ids)
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut pieces: BTreeMap<Uuid, BTreeMap<_, _>> = BTreeMap::new();
+    let reserved: Vec<(Uuid, String, i64)> = sqlx::query_as(
+        "select order_id, product_id, quantity from ledger.reservations
+         where order_id = any($1)",
+    )
+    .bind(&ids)
+    .fetch_all(tx)
+    .await?;
+    for (order, product, quantity) in reserved {
+        pieces.entry(order).or_default().insert(product.parse()?, quantity);
+    }
+    orders
+        .iter()
+        .map(|row| {
+            let order_id: Uuid = row.try_get("order_id")?;
+            let held: bool = row.try_get("stock_held")?;
+            let credit_held: bool = row.try_get("credit_held")?;
+            Ok(Holding {
+                order_id: OrderId(order_id),
+                customer_id: row.try_get::<String, _>("customer_id")?.parse()?,
+                pieces: pieces.remove(&order_id).filter(|_| held).unwrap_or_default(),
+                credit: if credit_held { row.try_get("credit")? } else { 0 },
+            })
+        })
+        .collect()
+}
+
+fn currency(code: &str) -> Result<Currency> {
+    Currency::from_code(code).with_context(|| format!("the ledger has the currency {code:?}"))
+}
+
+/// Counters are never negative in the database, and never near the end of their range.
+fn unsigned(value: i64) -> u64 {
+    value.unsigned_abs()
+}
+
+async fn decisions(tx: &mut PgConnection, needs: &Needs) -> Result<Vec<(Past, Option<Uuid>)>> {
+    let rows = sqlx::query(
+        "select command_id, key_id, fingerprint, subject, subject_id, reason, detail
+         from ledger.decisions where command_id = any($1) or key_id = any($2)",
+    )
+    .bind(needs.commands.iter().map(|command| command.0).collect::<Vec<_>>())
+    .bind(&needs.keys)
+    .fetch_all(tx)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let reason: Option<String> = row.try_get("reason")?;
+            let detail: Option<String> = row.try_get("detail")?;
+            let refusal = reason.map(|reason| -> Result<Refusal> {
+                let reason: Reason = serde_json::from_value(reason.into())?;
+                Ok(Refusal { reason, detail: detail.unwrap_or_default() })
+            });
+            let subject: Subject =
+                serde_json::from_value(row.try_get::<String, _>("subject")?.into())?;
+            let past = Past {
+                command_id: CommandId(row.try_get("command_id")?),
+                fingerprint: row.try_get("fingerprint")?,
+                about: About { subject, id: row.try_get("subject_id")? },
+                refusal: refusal.transpose()?,
+            };
+            Ok((past, row.try_get("key_id")?))
+        })
+        .collect()
+}

@@ -1,0 +1,249 @@
+//! Stores what was decided, and what it changed.
+
+use anyhow::Result;
+use millrace_shared::customer::Customer;
+use millrace_shared::ids::{CommandId, OrderId, ProductId};
+use millrace_shared::message::{Event, now};
+use millrace_shared::product::Product;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::book::{Book, Decision, Past, Placed};
+use crate::reservations::Settlement;
+
+/// Stores the products and customers that have changed.
+pub async fn book(tx: &mut PgConnection, book: &Book) -> Result<()> {
+    products(tx, book).await?;
+    customers(tx, book).await
+}
+
+async fn products(tx: &mut PgConnection, book: &Book) -> Result<()> {
+    let changed: Vec<&Product> =
+        book.changed_products.iter().filter_map(|id| book.products.get(id)).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let column = |get: fn(&Product) -> i64| changed.iter().map(|p| get(p)).collect::<Vec<_>>();
+    let text = |get: fn(&Product) -> &str| {
+        changed.iter().map(|p| get(p).to_owned()).collect::<Vec<String>>()
+    };
+    let touched: Vec<bool> =
+        changed.iter().map(|p| book.touched_products.contains(&p.product_id)).collect();
+    sqlx::query(
+        "insert into ledger.products (product_id, name, brand, category, price, currency, active,
+                received, available, reserved, sold, version, touched)
+         select id, name, brand, category, price, currency, active,
+                available + reserved + sold, available, reserved, sold, version, touched
+         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+                     $7::bool[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+                     $12::bool[])
+              as new (id, name, brand, category, price, currency, active,
+                      available, reserved, sold, version, touched)
+         on conflict (product_id) do update set
+                name = excluded.name, brand = excluded.brand, category = excluded.category,
+                price = excluded.price, currency = excluded.currency, active = excluded.active,
+                received = excluded.received, available = excluded.available,
+                reserved = excluded.reserved, sold = excluded.sold, version = excluded.version,
+                touched = excluded.touched
+         where products.version <= excluded.version",
+    )
+    .bind(text(|p| p.product_id.as_str()))
+    .bind(text(|p| &p.name))
+    .bind(text(|p| &p.brand))
+    .bind(text(|p| &p.category))
+    .bind(column(|p| p.price.amount))
+    .bind(text(|p| p.price.currency.code()))
+    .bind(changed.iter().map(|p| p.active).collect::<Vec<_>>())
+    .bind(column(|p| p.stock.available))
+    .bind(column(|p| p.stock.reserved))
+    .bind(column(|p| p.stock.sold))
+    .bind(column(|p| signed(p.version)))
+    .bind(touched)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn customers(tx: &mut PgConnection, book: &Book) -> Result<()> {
+    let changed: Vec<&Customer> =
+        book.changed_customers.iter().filter_map(|id| book.customers.get(id)).collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let limit = |c: &&Customer| c.credit_limit.map(|limit| limit.amount);
+    let code = |c: &&Customer| c.credit_limit.map(|limit| limit.currency.code().to_owned());
+    sqlx::query(
+        "insert into ledger.customers
+                (customer_id, name, credit_limit, currency, credit_used, version, touched)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
+                              $6::bigint[], $7::bool[])
+         on conflict (customer_id) do update set
+                name = excluded.name, credit_limit = excluded.credit_limit,
+                currency = excluded.currency, credit_used = excluded.credit_used,
+                version = excluded.version, touched = excluded.touched",
+    )
+    .bind(changed.iter().map(|c| c.customer_id.to_string()).collect::<Vec<_>>())
+    .bind(changed.iter().map(|c| c.name.clone()).collect::<Vec<_>>())
+    .bind(changed.iter().map(limit).collect::<Vec<_>>())
+    .bind(changed.iter().map(code).collect::<Vec<_>>())
+    .bind(changed.iter().map(|c| c.credit_used).collect::<Vec<_>>())
+    .bind(changed.iter().map(|c| signed(c.version)).collect::<Vec<_>>())
+    .bind(
+        changed.iter().map(|c| book.touched_customers.contains(&c.customer_id)).collect::<Vec<_>>(),
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Stores decisions, what the orders that they place hold, and their events.
+pub async fn decisions(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
+    outcomes(tx, decisions).await?;
+    orders(tx, decisions).await?;
+    let events: Vec<(Option<Uuid>, &Event)> = decisions
+        .iter()
+        .flat_map(|decision| {
+            let command = Some(decision.past.command_id.0);
+            decision.events.iter().map(move |event| (command, event))
+        })
+        .collect();
+    self::events(tx, &events).await
+}
+
+async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
+    if decisions.is_empty() {
+        return Ok(());
+    }
+    let past: Vec<&Past> = decisions.iter().map(|decision| &decision.past).collect();
+    let reason = |p: &&Past| p.refusal.as_ref().map(|r| r.reason.as_str().to_owned());
+    let detail = |p: &&Past| p.refusal.as_ref().map(|r| r.detail.clone());
+    // A decision is replaced only by `decide again`, after the log refused its event.
+    sqlx::query(
+        "insert into ledger.decisions
+                (command_id, key_id, fingerprint, subject, subject_id, reason, detail, decided_at)
+         select *, $8 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
+                                  $6::text[], $7::text[])",
+    )
+    .bind(past.iter().map(|p| p.command_id.0).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|decision| decision.key_id).collect::<Vec<_>>())
+    .bind(past.iter().map(|p| p.fingerprint).collect::<Vec<_>>())
+    .bind(past.iter().map(|p| p.about.subject.to_string()).collect::<Vec<_>>())
+    .bind(past.iter().map(|p| p.about.id.clone()).collect::<Vec<_>>())
+    .bind(past.iter().map(reason).collect::<Vec<_>>())
+    .bind(past.iter().map(detail).collect::<Vec<_>>())
+    .bind(now())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+async fn orders(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
+    let placed: Vec<&Placed> = decisions.iter().filter_map(|d| d.placed.as_ref()).collect();
+    if placed.is_empty() {
+        return Ok(());
+    }
+    let stock = |p: &&Placed| if p.pieces.is_empty() { "none" } else { "held" }.to_owned();
+    sqlx::query(
+        "insert into ledger.orders (order_id, customer_id, stock, credit, credit_held)
+         select id, customer, stock, credit, credit > 0
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[])
+              as new (id, customer, stock, credit)",
+    )
+    .bind(placed.iter().map(|p| p.order_id.0).collect::<Vec<_>>())
+    .bind(placed.iter().map(|p| p.customer_id.to_string()).collect::<Vec<_>>())
+    .bind(placed.iter().map(stock).collect::<Vec<_>>())
+    .bind(placed.iter().map(|p| p.credit).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    let pieces: Vec<(OrderId, &ProductId, u32)> = placed
+        .iter()
+        .flat_map(|p| p.pieces.iter().map(move |(product, count)| (p.order_id, product, *count)))
+        .collect();
+    sqlx::query(
+        "insert into ledger.reservations (order_id, product_id, quantity)
+         select * from unnest($1::uuid[], $2::text[], $3::bigint[])",
+    )
+    .bind(pieces.iter().map(|(order, _, _)| order.0).collect::<Vec<_>>())
+    .bind(pieces.iter().map(|(_, product, _)| product.to_string()).collect::<Vec<_>>())
+    .bind(pieces.iter().map(|(_, _, count)| i64::from(*count)).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Puts events into the outbox, with the command whose redelivery publishes them.
+pub async fn events(tx: &mut PgConnection, events: &[(Option<Uuid>, &Event)]) -> Result<()> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let texts: Vec<String> =
+        events.iter().map(|(_, event)| serde_json::to_string(event)).collect::<Result<_, _>>()?;
+    sqlx::query(
+        "insert into ledger.outbox (command_id, subject, subject_id, version, event)
+         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[])",
+    )
+    .bind(events.iter().map(|(command, _)| *command).collect::<Vec<_>>())
+    .bind(events.iter().map(|(_, event)| event.subject.to_string()).collect::<Vec<_>>())
+    .bind(events.iter().map(|(_, event)| event.subject_id.clone()).collect::<Vec<_>>())
+    .bind(events.iter().map(|(_, event)| signed(event.version)).collect::<Vec<_>>())
+    .bind(texts)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Takes a decision back, whose event the log has refused, unless that event does not stand in the
+/// outbox any more; returns what stands there then.
+pub async fn withdraw(
+    tx: &mut PgConnection,
+    command: CommandId,
+    refused: &Event,
+) -> Result<Vec<Event>> {
+    sqlx::query("select 1 from ledger.decisions where command_id = $1 for update")
+        .bind(command.0)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let texts: Vec<String> =
+        sqlx::query_scalar("select event from ledger.outbox where command_id = $1 order by id")
+            .bind(command.0)
+            .fetch_all(&mut *tx)
+            .await?;
+    let events: Vec<Event> =
+        texts.iter().map(|text| Event::decode(text.as_bytes())).collect::<Result<_, _>>()?;
+    if events.iter().all(|event| event.id != refused.id) {
+        return Ok(events);
+    }
+    sqlx::query("delete from ledger.outbox where command_id = $1")
+        .bind(command.0)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("delete from ledger.decisions where command_id = $1")
+        .bind(command.0)
+        .execute(tx)
+        .await?;
+    Ok(Vec::new())
+}
+
+/// Stores what orders hold after a settlement.
+pub async fn settlement(tx: &mut PgConnection, settlement: &Settlement) -> Result<()> {
+    let Settlement { released, sold, freed, .. } = settlement;
+    let uuids = |ids: &[OrderId]| ids.iter().map(|id| id.0).collect::<Vec<_>>();
+    sqlx::query(
+        "update ledger.orders set
+                stock = case when order_id = any($1) then 'released'
+                             when order_id = any($2) then 'sold' else stock end,
+                credit_held = credit_held and not order_id = any($3)
+         where order_id = any($4)",
+    )
+    .bind(uuids(released))
+    .bind(uuids(sold))
+    .bind(uuids(freed))
+    .bind(uuids(&[released.as_slice(), sold, freed].concat()))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
