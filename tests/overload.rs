@@ -1,5 +1,7 @@
 //! What is too much is refused early and honestly, and what was refused has had no effect.
 
+mod memory;
+
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;

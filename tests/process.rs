@@ -86,6 +86,11 @@ impl Process {
         Self { child: command.spawn().expect("the program starts"), output, errors }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// What it has written to standard output.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.output).expect("text")
