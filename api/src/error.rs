@@ -3,6 +3,7 @@
 //! | `type` | status | means |
 //! |---|---|---|
 //! | `/problems/validation` | 400 | the request is malformed; `errors` names the fields |
+//! | `/problems/too-much` | 422 | more is asked for than one answer may hold; `errors` names the field |
 //! | `/problems/payload-too-large` | 413 | the body is larger than a command may be |
 //! | `/problems/unsupported-media-type` | 415 | the body is not JSON |
 //! | `/problems/not-found` | 404 | there is no such thing |
@@ -75,6 +76,14 @@ impl Problem {
     /// One field, header or parameter is wrong.
     pub fn field(error: FieldError) -> Self {
         Malformed::from(error).into()
+    }
+
+    /// More is asked for than one answer may hold.
+    pub fn too_much(error: FieldError) -> Self {
+        let (status, detail) = (StatusCode::UNPROCESSABLE_ENTITY, error.detail.clone());
+        let mut problem = Self::new(status, "/problems/too-much", "Too much at once", detail);
+        problem.body.errors = vec![error];
+        problem
     }
 
     /// There is no such thing.

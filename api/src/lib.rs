@@ -71,8 +71,8 @@ pub struct ApiConfig {
 /// What the routes for operators need.
 #[derive(Debug, Clone, Default, Args)]
 struct OperatorConfig {
-    /// Serve the routes for operators (parked messages) as well. They ask for no password: only
-    /// where nobody else reaches the edge
+    /// Serve the routes for operators (parked messages, reports) as well. They ask for no password:
+    /// only where nobody else reaches the edge
     #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
     operator_routes: bool,
     /// The audit table; needed by the routes for operators only

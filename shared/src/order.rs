@@ -45,6 +45,20 @@ pub enum OrderStatus {
 }
 
 impl OrderStatus {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Validated,
+        Self::PaymentUnknown,
+        Self::Paid,
+        Self::Shipped,
+        Self::Delivered,
+        Self::Rejected,
+        Self::Cancelled,
+        Self::Expired,
+        Self::Refunding,
+        Self::Refunded,
+    ];
+
     /// The status as it stands in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
 //! The read views in Redis (or Valkey): keys, scripts, reads and writes. The only file that knows
-//! Redis. Every script touches one key, so a Redis Cluster serves as well.
+//! Redis. Every script touches one hash slot, so a Redis Cluster serves as well.
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -10,18 +10,21 @@
 //! | `NS:G:command:ID` | string | the outcome as JSON |
 //! | `NS:G:customer:ID:orders` | sorted set | order ids by the microsecond they were placed |
 //! | `NS:G:products` | sorted set | product ids, in the order of their bytes |
+//! | `NS:G:reports:{SLOT}:…` | hashes | the sums of the reports: see `views/reports.rs` |
 //! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written |
 
 mod anew;
 mod changes;
 mod generation;
 mod lists;
+mod reports;
 mod write;
 
 pub use anew::{Difference, Row};
 pub use changes::{Change, watch_changes};
 pub use generation::{FRESH, Generations};
 pub use lists::Page;
+pub use reports::{By, Range, Sales, Sold};
 
 use std::sync::Arc;
 
@@ -144,6 +147,7 @@ pub struct Views {
     redis: Client,
     namespace: String,
     put: Script,
+    count: Script,
     seen: Arc<generation::Seen>,
 }
 
@@ -154,6 +158,7 @@ impl Views {
             redis,
             namespace: namespace.to_owned(),
             put: Script::from_lua(PUT),
+            count: Script::from_lua(reports::COUNT),
             seen: Arc::default(),
         }
     }

@@ -46,7 +46,7 @@ async fn whatever_is_changed_in_the_journal_is_found_by_its_own_check() {
     let order = format!("order_id = '{shipped}'");
     let charge = |from: &str| format!("state = jsonb_set(state, '{{payment,chargeId}}', {from})");
     let cases: Vec<(Change, &[&str], &str)> = vec![
-        (removed("journal.events", &paid), &["histories", "log"], &shipped),
+        (removed("journal.events", &paid), &["histories", "log", "reports"], &shipped),
         (
             changed("journal.events", &paid, &charge("'\"x\"'"), &charge("data->'chargeId'")),
             &["histories", "log"],
@@ -54,7 +54,7 @@ async fn whatever_is_changed_in_the_journal_is_found_by_its_own_check() {
         ),
         (
             changed("journal.events", &paid, "type = 'delivered'", "type = 'paid'"),
-            &["histories", "log"],
+            &["histories", "log", "reports"],
             "version 2 (delivered)",
         ),
         (
@@ -232,7 +232,7 @@ async fn whatever_is_changed_in_redis_is_found_by_its_own_check() {
     }
     is_clean(&system, STILL).await;
     redis(&system, &["DEL", &format!("{namespace}:generation")]).await;
-    fails(&system, &["views", "outcomes", "lists"], "it has no view").await;
+    fails(&system, &["views", "outcomes", "lists", "reports"], "it has no view").await;
     system.stop().await;
 }
 

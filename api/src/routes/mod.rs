@@ -6,6 +6,7 @@ mod health;
 mod ops;
 mod orders;
 mod products;
+mod reports;
 
 use std::sync::Arc;
 
@@ -41,6 +42,12 @@ pub fn operators() -> Router<Arc<App>> {
         .route("/v1/ops/parked/{sequence}", get(ops::show))
         .route("/v1/ops/parked/replay", post(ops::replay))
         .route("/v1/ops/parked/discard", post(ops::discard))
+        .route("/v1/reports/sales", get(reports::sales))
+        .route("/v1/reports/payments", get(reports::payments))
+        .route("/v1/reports/status", get(reports::status))
+        .route("/v1/reports/top-products", get(reports::top_products))
+        .route("/v1/reports/top-brands", get(reports::top_brands))
+        .route("/v1/reports/time-to-paid", get(reports::time_to_paid))
 }
 
 /// What is asked by whoever runs the edge.

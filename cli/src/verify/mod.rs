@@ -14,6 +14,7 @@ mod money;
 mod outbox;
 mod repair;
 mod report;
+mod reports;
 mod reservations;
 mod stream;
 mod views;
@@ -160,6 +161,7 @@ impl Data {
             self.row(views::Documents::new(self.clone()), &turns),
             self.row(views::Outcomes::new(self.clone()), &turns),
             self.row(lists::Lists::new(self.clone()), &turns),
+            self.row(reports::Reports::new(self.clone()), &turns),
         ];
         Ok(Report { checks: try_join_all(rows).await?, repaired: None })
     }

@@ -44,9 +44,11 @@ type Pages<'a> = Pin<Box<dyn Stream<Item = Result<Vec<String>, ViewError>> + Sen
 impl Views {
     /// Writes rows into one generation. Others may write into it at the same time.
     pub async fn fill(&self, generation: u64, rows: &[Row]) -> Result<(), ViewError> {
-        self.with_script(|| try_join_all(rows.iter().map(|row| self.fill_one(generation, row))))
-            .await
-            .map(|_| ())
+        let documents = self
+            .with_script(|| try_join_all(rows.iter().map(|row| self.fill_one(generation, row))));
+        let newest = rows.iter().filter(|row| row.newest).map(|row| &row.event);
+        let counts = self.count(generation, newest, true);
+        tokio::try_join!(documents, counts).map(|_| ())
     }
 
     async fn fill_one(&self, generation: u64, row: &Row) -> Result<(), ViewError> {
@@ -66,7 +68,7 @@ impl Views {
     async fn compare_one(&self, generation: u64, row: &Row) -> Result<Vec<String>, ViewError> {
         let mut wrong = Vec::new();
         if row.newest && row.event.subject != Subject::Command {
-            wrong.extend(self.compare_document(generation, &row.event).await?);
+            wrong.extend(Box::pin(self.compare_document(generation, &row.event)).await?);
         }
         if let Some(view) = command_view(&row.event)?
             && self.command_of(generation, view.command_id).await?.as_ref() != Some(&view)
@@ -92,12 +94,21 @@ impl Views {
             let score: Option<f64> = self.redis.zscore(list.as_str(), id).await?;
             Ok(score.is_none().then(|| format!("{id} in {list}")))
         };
-        let (found, listed) = tokio::try_join!(self.document_at(key.clone()), listed)?;
+        // What is counted stands in the sums: both change in one step.
+        let uncounted = async {
+            if event.subject != Subject::Order {
+                return Ok(None);
+            }
+            let counted = self.counted(generation, &event.subject_id).await?;
+            Ok((counted < event.version).then(|| format!("{key} in the reports")))
+        };
+        let (found, listed, uncounted) =
+            tokio::try_join!(self.document_at(key.clone()), listed, uncounted)?;
         let right = found.is_some_and(|found| {
             found.version > event.version
                 || (found.version == event.version && found.json == event.state.get())
         });
-        Ok((!right).then_some(key).into_iter().chain(listed).collect())
+        Ok((!right).then_some(key).into_iter().chain(listed).chain(uncounted).collect())
     }
 
     /// Goes through the generation in use, and returns what of it is newer than in the one that is

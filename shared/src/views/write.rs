@@ -9,6 +9,7 @@ use fred::types::{Expiration, SetOptions};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
+use super::reports::COUNT;
 use super::{CommandView, PUT, ViewError, Views, command_view};
 use crate::ids::CustomerId;
 use crate::message::{Event, EventError, Subject};
@@ -35,7 +36,7 @@ impl Listed {
 }
 
 impl Views {
-    /// Writes the views of a batch of events, in one round trip, then tells the changes. Events may
+    /// Writes the views of a batch of events, in a round trip or two, then tells the changes. Events may
     /// come twice and in any order: a view never goes back to an older version.
     ///
     /// Where there are no views at all nothing is written: who makes them reads all that is in the
@@ -70,23 +71,26 @@ impl Views {
         events: impl Iterator<Item = &'a Event> + Clone + Send,
         generation: u64,
     ) -> Result<(), ViewError> {
-        self.with_script(|| try_join_all(events.clone().map(|e| self.write_one(e, generation))))
-            .await
-            .map(|_| ())
+        let documents = self
+            .with_script(|| try_join_all(events.clone().map(|e| self.write_one(e, generation))));
+        let counts = self.count(generation, events.clone(), false);
+        tokio::try_join!(documents, counts).map(|_| ())
     }
 
-    /// Does what needs the script, and again where Redis does not have it: it was restarted, or is
-    /// new. Writing again is harmless.
+    /// Does what needs the scripts, and again where Redis does not have them: it was restarted, or
+    /// is new. Writing again is harmless.
     pub(super) async fn with_script<T, F>(&self, write: impl Fn() -> F) -> Result<T, ViewError>
     where
         F: Future<Output = Result<T, ViewError>>,
     {
         match write().await {
             Err(ViewError::Redis(error)) if error.details().starts_with("NOSCRIPT") => {
-                if self.redis.is_clustered() {
-                    self.redis.script_load_cluster::<(), _>(PUT).await?;
-                } else {
-                    self.redis.script_load::<(), _>(PUT).await?;
+                for script in [PUT, COUNT] {
+                    if self.redis.is_clustered() {
+                        self.redis.script_load_cluster::<(), _>(script).await?;
+                    } else {
+                        self.redis.script_load::<(), _>(script).await?;
+                    }
                 }
                 write().await
             }

@@ -1,0 +1,195 @@
+//! What reports are made of: sums in Redis that are exact, however often, in whatever order and by
+//! however many replicas events are projected.
+//!
+//! An event carries the order after it, and that order carries its whole timeline. So it is enough
+//! to keep, for each order, up to which version it has been counted: an event adds the steps behind
+//! that version, whichever they are, and nothing a second time. The version and the sums that come
+//! from it change in one script, and stand in one hash slot; orders are spread over [`SLOTS`] of
+//! them, and a report adds those up.
+//!
+//! | key (below `NS:G:reports:{SLOT}:`) | hash of |
+//! |---|---|
+//! | `orders` | order id, 16 bytes → the version up to which it is counted |
+//! | `status` | `STATUS`, or `rejected/REASON` → orders that are in it now |
+//! | `sales:minutes:HOUR`, `sales:hours:DAY`, `sales:days:MONTH` | `BUCKET CURRENCY MEASURE` → sum |
+//! | `lines:HOUR`, `lines:DAY` | `PRODUCT CURRENCY PRICE BRAND` → pieces that were paid |
+//! | `times:HOUR`, `times:DAY` | milliseconds from placing to payment → orders |
+//!
+//! No key expires: all of it is a few hundred bytes for an order, and is what the shop has earned.
+
+mod read;
+mod span;
+mod tally;
+
+pub use read::Sold;
+pub use span::{By, Range};
+pub use tally::Sales;
+
+use std::collections::HashMap;
+
+use fred::interfaces::LuaInterface as _;
+use fred::types::Value;
+use futures_util::future::try_join_all;
+
+use super::{ViewError, Views};
+use crate::message::{Event, Subject};
+use tally::{Reported, Sums};
+
+/// Adds sums, and notes up to which version their orders are counted by that; nothing, if one of
+/// the orders is not counted up to where the caller thought: then it returns how far each is.
+///
+/// All amounts are added by HINCRBY, in 64-bit integers: Lua would calculate in floating point. A
+/// field that is damaged stays so until `millrace rebuild`; it must not hold up the others.
+pub(super) const COUNT: &str = "
+local n = tonumber(ARGV[1])
+local ids = {unpack(ARGV, 2, n + 1)}
+local counted = redis.call('HMGET', KEYS[1], unpack(ids))
+for i = 1, n do
+  if (counted[i] or '0') ~= ARGV[n + 1 + i] then return counted end
+end
+local versions = {}
+for i = 1, n do
+  versions[2 * i - 1] = ids[i]
+  versions[2 * i] = ARGV[2 * n + 1 + i]
+end
+redis.call('HSET', KEYS[1], unpack(versions))
+for at = 3 * n + 2, #ARGV, 3 do
+  redis.pcall('HINCRBY', KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
+end
+return {}";
+
+/// Hash slots that the orders are spread over. Changing it needs a rebuild.
+const SLOTS: u8 = 4;
+/// Orders that one script counts at a time: so many words still fit on Lua's stack.
+const AT_A_TIME: usize = 500;
+
+/// An order that is to be counted.
+#[derive(Debug)]
+struct Uncounted {
+    order: Reported,
+    /// The version up to which it is counted, as far as is known.
+    counted: u64,
+}
+
+impl Views {
+    /// Counts what events of orders tell. They may come twice and in any order.
+    ///
+    /// `fresh` says that the generation is new: then nothing is taken to be counted already. It is
+    /// only a guess, as is the other one, that versions come one after another: a wrong one costs a
+    /// round trip.
+    pub(super) async fn count<'a>(
+        &self,
+        generation: u64,
+        events: impl Iterator<Item = &'a Event>,
+        fresh: bool,
+    ) -> Result<(), ViewError> {
+        let mut slots: Vec<Vec<Uncounted>> = (0..SLOTS).map(|_| Vec::new()).collect();
+        for (_, uncounted) in newest(events, fresh)? {
+            slots[usize::from(slot(&uncounted.order))].push(uncounted);
+        }
+        let mut counts = Vec::new();
+        for (slot, mut orders) in (0..SLOTS).zip(slots) {
+            while !orders.is_empty() {
+                let rest = orders.split_off(orders.len().min(AT_A_TIME));
+                counts.push(self.count_in(generation, slot, orders));
+                orders = rest;
+            }
+        }
+        try_join_all(counts).await.map(|_| ())
+    }
+
+    /// Counts orders of one slot. Each time that the script refuses, another writer has counted one
+    /// of them further; what is counted to the end drops out, so this comes to an end.
+    async fn count_in(
+        &self,
+        generation: u64,
+        slot: u8,
+        mut orders: Vec<Uncounted>,
+    ) -> Result<(), ViewError> {
+        let prefix = self.reports_prefix(generation, slot);
+        loop {
+            orders.retain(|uncounted| uncounted.counted < uncounted.order.version);
+            if orders.is_empty() {
+                return Ok(());
+            }
+            let (keys, words) = script_input(&prefix, &orders);
+            let call = || async {
+                let sha = self.count.sha1().clone();
+                Ok(self.redis.evalsha(sha, keys.clone(), words.clone()).await?)
+            };
+            let refused: Vec<Option<String>> = self.with_script(call).await?;
+            if refused.is_empty() {
+                return Ok(());
+            }
+            for (uncounted, version) in orders.iter_mut().zip(refused) {
+                // What cannot be read is damaged: nothing is added until the views are made anew.
+                uncounted.counted =
+                    version.map_or(0, |version| version.parse().unwrap_or(u64::MAX));
+            }
+        }
+    }
+
+    /// Up to which version an order is counted.
+    pub(super) async fn counted(&self, generation: u64, id: &str) -> Result<u64, ViewError> {
+        use fred::interfaces::HashesInterface as _;
+        let Ok(id) = id.parse::<uuid::Uuid>() else { return Ok(0) };
+        let key = format!("{}orders", self.reports_prefix(generation, slot_of(id)));
+        let version: Option<String> = self.redis.hget(key, id.as_bytes().as_slice()).await?;
+        Ok(version.and_then(|version| version.parse().ok()).unwrap_or(0))
+    }
+
+    fn reports_prefix(&self, generation: u64, slot: u8) -> String {
+        format!("{}:{generation}:reports:{{{slot}}}:", self.namespace)
+    }
+}
+
+fn slot(order: &Reported) -> u8 {
+    slot_of(order.order_id.0)
+}
+
+fn slot_of(id: uuid::Uuid) -> u8 {
+    id.as_bytes()[15] % SLOTS
+}
+
+/// Of each order the newest state among the events.
+fn newest<'a>(
+    events: impl Iterator<Item = &'a Event>,
+    fresh: bool,
+) -> Result<HashMap<&'a str, Uncounted>, ViewError> {
+    let mut ends: HashMap<&str, (u64, &Event)> = HashMap::new();
+    for event in events.filter(|event| event.subject == Subject::Order) {
+        let (first, last) = ends.entry(&event.subject_id).or_insert((event.version, event));
+        *first = event.version.min(*first);
+        if event.version > last.version {
+            *last = event;
+        }
+    }
+    ends.into_iter()
+        .map(|(id, (first, last))| {
+            let counted = if fresh { 0 } else { first.saturating_sub(1) };
+            Ok((id, Uncounted { order: last.state()?, counted }))
+        })
+        .collect()
+}
+
+/// Keys and words for the script.
+fn script_input(prefix: &str, orders: &[Uncounted]) -> (Vec<String>, Vec<Value>) {
+    let mut sums = Sums::default();
+    for uncounted in orders {
+        uncounted.order.tally(uncounted.counted, &mut sums);
+    }
+    let count = i64::try_from(orders.len()).unwrap_or(i64::MAX);
+    let mut words = vec![Value::from(count)];
+    words.extend(orders.iter().map(|it| Value::from(it.order.order_id.0.as_bytes().as_slice())));
+    words.extend(orders.iter().map(|it| Value::from(it.counted.to_string())));
+    words.extend(orders.iter().map(|it| Value::from(it.order.version.to_string())));
+    let mut keys = vec![format!("{prefix}orders")];
+    for (sheet, fields) in sums.sheets {
+        keys.push(format!("{prefix}{sheet}"));
+        let index = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+        for (field, sum) in fields {
+            words.extend([Value::from(index), Value::from(field), Value::from(sum)]);
+        }
+    }
+    (keys, words)
+}
