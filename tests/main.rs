@@ -23,6 +23,7 @@ mod rebuild;
 mod rejections;
 mod replay;
 mod replicas;
+mod reports;
 mod steps;
 mod trim;
 mod up;

@@ -3,7 +3,7 @@
 
 mod again;
 mod held;
-mod shop;
+pub mod shop;
 
 use millrace_workers::Role;
 use rustix::process::Signal;

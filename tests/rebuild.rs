@@ -30,8 +30,8 @@ fn rebuild(system: &System) -> Rebuild {
     Rebuild::new(system.pool.clone(), views(system), &system.nats, system.topology.clone())
 }
 
-async fn rebuilt(system: &System) -> Rebuilt {
-    let rebuilt = rebuild(system).run(|_| {}).await.expect("the views are made anew");
+pub async fn rebuilt(system: &System) -> Rebuilt {
+    let rebuilt = Box::pin(rebuild(system).run(|_| {})).await.expect("the views are made anew");
     rebuilt.expect("no other rebuild is under way")
 }
 
