@@ -112,7 +112,10 @@ async fn an_edge_without_redis_takes_orders() {
     assert_eq!(edge.get(&system, "/livez").await.status, 200);
     let ready = edge.get(&system, "/readyz").await;
     assert_eq!(ready.status, 200, "{ready:?}");
-    assert_eq!(ready.body, json!({ "status": "degraded", "nats": "up", "redis": "down" }));
+    assert_eq!(
+        ready.body,
+        json!({ "status": "degraded", "nats": "up", "redis": "down", "catalogue": "up" })
+    );
     let placed = edge.post(&system, "/v1/orders", &card_order("ann", "pen", 2, "tok_ok")).await;
     assert_eq!(placed.status, 202, "{placed:?}");
     // Who asks for the outcome gets it as far as it is known.
@@ -147,7 +150,10 @@ async fn an_edge_without_nats_shows_what_there_is_and_takes_nothing() {
     let edge = Edge::start(&system, &[("MILLRACE_NATS_URL", format!("nats://{NOWHERE}"))]).await;
     assert_eq!(edge.get(&system, "/livez").await.status, 200);
     let ready = edge.get(&system, "/readyz").await;
-    assert_eq!(ready.body, json!({ "status": "degraded", "nats": "down", "redis": "up" }));
+    assert_eq!(
+        ready.body,
+        json!({ "status": "degraded", "nats": "down", "redis": "up", "catalogue": "down" })
+    );
     let seen = edge.get(&system, &format!("/v1/orders/{id}")).await;
     assert_eq!((seen.status, seen.body), (200, order));
     assert_eq!(edge.get(&system, "/v1/products").await.status, 200);

@@ -24,6 +24,7 @@ mod rejections;
 mod replay;
 mod replicas;
 mod reports;
+mod search;
 mod steps;
 mod trim;
 mod up;

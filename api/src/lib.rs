@@ -7,6 +7,7 @@ pub mod listener;
 pub mod reading;
 pub mod request;
 pub mod routes;
+pub mod search;
 pub mod submit;
 pub mod wait;
 
@@ -33,6 +34,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Problem;
 use crate::listener::Bounded;
+use crate::search::Search;
+use crate::search::feed::Feed;
 use crate::submit::Marks;
 use crate::wait::Waiters;
 
@@ -48,6 +51,9 @@ const WAITING: usize = 4_000;
 const WARM_UP: Duration = Duration::from_secs(3);
 /// How long requests that are under way get when the process is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the edge calls itself not ready because the catalogue is still being read. Who cannot
+/// search for so long can take and show orders all the same.
+const READING: Duration = Duration::from_secs(60);
 
 /// What the edge needs to know.
 #[derive(Debug, Clone, Args)]
@@ -104,6 +110,8 @@ pub struct App {
     waiters: Arc<Waiters>,
     marks: Marks,
     requests: Semaphore,
+    search: Arc<Search>,
+    started: Instant,
     /// Only with the routes for operators.
     desk: Option<Desk>,
 }
@@ -117,6 +125,11 @@ impl App {
     /// Whether views can be read now.
     pub fn can_read(&self) -> bool {
         self.views.is_connected()
+    }
+
+    /// Whether the edge has just begun, and is still reading the catalogue.
+    pub fn is_starting(&self) -> bool {
+        self.can_accept() && !self.search.is_filled() && self.started.elapsed() < READING
     }
 
     /// Gives both connections a moment, so that the first requests are not refused for nothing.
@@ -167,6 +180,7 @@ impl Server {
             ),
             (false, _) => None,
         };
+        let (search, index) = Search::new()?;
         let app = Arc::new(App {
             desk,
             commands: Log::new(client.clone(), topology.commands_stream()),
@@ -175,8 +189,17 @@ impl Server {
             waiters: Arc::clone(&waiters),
             marks: Marks::default(),
             requests: Semaphore::new(REQUESTS),
+            search: Arc::new(search),
+            started: Instant::now(),
             topology,
         });
+        let feed = Feed {
+            nats: nats.connect("millrace-catalogue").await?,
+            topology: app.topology.clone(),
+            views: app.views.clone(),
+            search: Arc::clone(&app.search),
+        };
+        let feeding = tokio::spawn(feed.run(index, shutdown.clone()));
         let watching = tokio::spawn({
             let (namespace, stop) = (app.topology.namespace().to_owned(), shutdown.clone());
             async move {
@@ -203,6 +226,7 @@ impl Server {
         }
         shutdown.cancel();
         watching.await??;
+        feeding.await?;
         // Whoever stops does not care how the connection ends.
         app.views.close().await.ok();
         Ok(())

@@ -22,9 +22,9 @@ use crate::request::MAX_WAIT;
 /// How long a read waits for the asked version, if it is not said.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
 /// The items of a page, if it is not said.
-const USUAL_LIMIT: usize = 20;
+pub const USUAL_LIMIT: usize = 20;
 /// The most items of a page.
-const MAX_LIMIT: usize = 100;
+pub const MAX_LIMIT: usize = 100;
 
 /// Which version of a document is asked for.
 #[derive(Debug, Default, Deserialize)]

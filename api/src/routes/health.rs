@@ -16,15 +16,22 @@ pub async fn live() -> Json<Value> {
 }
 
 /// `GET /readyz`: commands can be stored or views can be read. With one of the two the edge still
-/// has work that it can do; without both it is not ready.
+/// has work that it can do; without both it is not ready. Nor is it while it reads the catalogue for
+/// the first time.
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
     let word = |up: bool| if up { "up" } else { "down" };
     let (accepts, reads) = (app.can_accept(), app.can_read());
-    let status = if accepts || reads { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let (word_of_all, status) = match (accepts, reads) {
+        (false, false) => ("down", StatusCode::SERVICE_UNAVAILABLE),
+        _ if app.is_starting() => ("starting", StatusCode::SERVICE_UNAVAILABLE),
+        (true, true) if app.search.is_live() => ("ok", StatusCode::OK),
+        _ => ("degraded", StatusCode::OK),
+    };
     let body = json!({
-        "status": if accepts && reads { "ok" } else if accepts || reads { "degraded" } else { "down" },
+        "status": word_of_all,
         "nats": word(accepts),
         "redis": word(reads),
+        "catalogue": word(app.search.is_live()),
     });
     (status, Json(body)).into_response()
 }

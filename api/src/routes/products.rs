@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use millrace_shared::ids::ProductId;
 use millrace_shared::message::Subject;
-use serde::Deserialize;
 
 use crate::App;
 use crate::error::Problem;
-use crate::reading::{Freshness, document, limit, page};
+use crate::reading::{Freshness, document, page};
 use crate::request::{Posted, parameters, path_id};
+use crate::search::asked::Asked;
 use crate::submit::submit;
 
 /// `PUT /v1/products/{id}`
@@ -55,24 +56,19 @@ pub async fn show(
     Ok(document(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
 }
 
-/// Which products are asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProductsQuery {
-    cursor: Option<String>,
-    limit: Option<usize>,
-}
-
-/// `GET /v1/products`: in the order of their ids.
+/// `GET /v1/products`: all, in the order of their ids; or those that fit, with the counts of each
+/// kind. The list is read from the views, the search from the catalogue in memory.
 pub async fn list(
     State(app): State<Arc<App>>,
-    query: Result<Query<ProductsQuery>, QueryRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let query = parameters(query)?;
-    let limit = limit(query.limit)?;
-    // The cursor is the last product's id.
-    let cursor: Option<ProductId> =
-        query.cursor.as_deref().map(|cursor| path_id("cursor", cursor)).transpose()?;
-    app.check_views()?;
-    page(app.views.products(cursor.as_ref().map(ProductId::as_str), limit).await?)
+    match Asked::parse(query.as_deref().unwrap_or(""))? {
+        Asked::List { after, limit } => {
+            app.check_views()?;
+            page(app.views.products(after.as_ref().map(ProductId::as_str), limit).await?)
+        }
+        Asked::Search { words, criteria } => {
+            Ok(Json(app.search.search(words, criteria).await?).into_response())
+        }
+    }
 }
