@@ -61,7 +61,13 @@ async fn define_all(system: &System, products: &[Made]) {
     for chunk in products.chunks(64) {
         futures_util::future::join_all(chunk.iter().map(publish)).await;
     }
-    total_is(system, "q=", products.len()).await;
+    // Texts are indexed a moment after the rest is known.
+    for thing in THINGS {
+        let named = |made: &&Made| text(made, "name").contains(thing);
+        let word = thing.split(' ').next().expect("a word");
+        let query = format!("q={word}").replace('è', "%C3%A8");
+        total_is(system, &query, products.iter().filter(named).count()).await;
+    }
 }
 
 async fn search(system: &System, query: &str) -> Value {
@@ -99,7 +105,7 @@ async fn all_pages(system: &System, query: &str, limit: usize) -> Vec<String> {
 fn counts(facet: &Value) -> BTreeMap<String, u64> {
     let values = facet["values"].as_array().expect("values");
     let count =
-        |value: &Value| (value["value"].as_str()?.to_owned(), value["count"].as_u64()?).into();
+        |value: &Value| Some((value["value"].as_str()?.to_owned(), value["count"].as_u64()?));
     values.iter().map(|value| count(value).expect("a value and its count")).collect()
 }
 
@@ -123,6 +129,9 @@ async fn bands(system: &System, facets: &Value, query: &str) -> BTreeMap<(String
     bands
 }
 
+/// Whether a product is one of those that are counted by hand.
+type Test = Box<dyn Fn(&Made) -> bool>;
+
 fn text<'a>(made: &'a Made, field: &str) -> &'a str {
     made.body[field].as_str().expect("a text")
 }
@@ -136,7 +145,6 @@ async fn what_is_found_counted_and_paged_is_what_a_count_by_hand_gives() {
     let dollars = |made: &Made| made.body["price"]["currency"] == "USD";
 
     // Any combination of filters; a facet's own filter does not narrow its own counts.
-    type Test = Box<dyn Fn(&Made) -> bool>;
     let any = || -> Test { Box::new(|_| true) };
     let word: fn(&'static str) -> Test =
         |word| Box::new(move |made| text(made, "name").split(' ').any(|part| part == word));
@@ -306,7 +314,11 @@ async fn pages_stay_whole_while_other_products_come_and_go() {
     let first = search(&system, "q=&sort=price&limit=20").await;
     let mut seen = ids(&first);
     // One comes before the place, one after it, and one that was seen changes its price.
-    system.define("A-new", 0, 1).await;
+    let first_of_all = json!({
+        "name": "New", "brand": "Acme", "category": "Tools",
+        "price": { "amount": 0, "currency": "EUR" },
+    });
+    assert_eq!(system.put_and_wait("/v1/products/A-new", &first_of_all).await.status, 200);
     system.define("Z-new", 1_000_000, 1).await;
     total_is(&system, "q=", 62).await;
     let mut cursor = first["nextCursor"].as_str().expect("a next page").to_owned();
@@ -418,8 +430,7 @@ async fn a_search_before_the_catalogue_is_read_is_told_to_come_back_and_a_lost_l
         system.send(reqwest::Client::new().get(format!("{}/v1/products?q=", edge.http))).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{answer:?}");
-    let (status, ready) = edge.get("/readyz").await;
-    assert_eq!((status, &ready["status"]), (503, &json!("starting")));
+    assert_eq!(edge.get("/readyz").await.0, 503);
     // The plain list needs the views only.
     assert_eq!(edge.get("/v1/products").await.0, 200);
 

@@ -53,7 +53,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the edge calls itself not ready because the catalogue is still being read. Who cannot
 /// search for so long can take and show orders all the same.
-const READING: Duration = Duration::from_secs(60);
+const READING: Duration = Duration::from_mins(1);
 
 /// What the edge needs to know.
 #[derive(Debug, Clone, Args)]

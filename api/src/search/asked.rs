@@ -79,13 +79,7 @@ impl<'q> Given<'q> {
             "maxPrice" => self.criteria.max_price = self.amount(name, value),
             "inStock" => self.criteria.in_stock = self.read(name, value, "must be true or false"),
             "active" => self.criteria.active = self.read(name, value, "must be true or false"),
-            "sort" => match Sort::ALL.iter().find(|(known, _)| *known == value) {
-                Some((_, sort)) => self.criteria.sort = *sort,
-                None => {
-                    let known = Sort::ALL.map(|(name, _)| name).join(", ");
-                    self.wrong(name, "invalid", &format!("must be one of {known}"));
-                }
-            },
+            "sort" => self.sort(value),
             "limit" => {
                 self.limit = self.read(name, value, "must be a number");
                 if self.limit.is_some_and(|limit| !(1..=MAX_LIMIT).contains(&limit)) {
@@ -121,6 +115,15 @@ impl<'q> Given<'q> {
             self.wrong(name, "out_of_range", &format!("must be from 0 to {MAX_AMOUNT}"));
         }
         Some(amount)
+    }
+
+    fn sort(&mut self, value: &str) {
+        if let Some((_, sort)) = Sort::ALL.iter().find(|(known, _)| *known == value) {
+            self.criteria.sort = *sort;
+        } else {
+            let known = Sort::ALL.map(|(name, _)| name).join(", ");
+            self.wrong("sort", "invalid", &format!("must be one of {known}"));
+        }
     }
 
     fn check(mut self) -> Result<Asked, Malformed> {

@@ -91,12 +91,11 @@ struct Band {
     count: u32,
 }
 
-/// The filters with names replaced by numbers.
+/// The filters with names replaced by numbers; nothing where all fit.
 struct Filter<'a> {
     categories: Option<Vec<u32>>,
     brands: Option<Vec<u32>>,
-    /// Nothing, if any currency fits; inside, nothing fits if none is there.
-    currency: Option<Option<u32>>,
+    currencies: Option<Vec<u32>>,
     criteria: &'a Criteria,
 }
 
@@ -108,7 +107,9 @@ impl<'a> Filter<'a> {
         Self {
             categories: numbers(&catalogue.categories, &criteria.categories),
             brands: numbers(&catalogue.brands, &criteria.brands),
-            currency: criteria.currency.map(|currency| catalogue.currencies.find(&currency)),
+            currencies: criteria
+                .currency
+                .map(|currency| catalogue.currencies.find(&currency).into_iter().collect()),
             criteria,
         }
     }
@@ -120,7 +121,7 @@ impl<'a> Filter<'a> {
     }
 
     fn price(&self, facts: &Facts) -> bool {
-        self.currency.is_none_or(|currency| currency == Some(facts.currency))
+        chosen(self.currencies.as_ref(), facts.currency)
             && self.criteria.min_price.is_none_or(|min| facts.price >= min)
             && self.criteria.max_price.is_none_or(|max| facts.price <= max)
     }

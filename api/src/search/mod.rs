@@ -9,6 +9,9 @@ pub mod feed;
 pub mod find;
 pub mod text;
 
+#[cfg(test)]
+mod bench;
+
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -139,12 +142,11 @@ impl Search {
     pub fn find(&self, words: &[String], criteria: &Criteria) -> tantivy::Result<Found> {
         let matches = if words.is_empty() { None } else { Some(self.text.matches(words)?) };
         let catalogue = self.catalogue.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(match matches {
-            Some(matches) => find(&catalogue, matches.into_iter(), criteria),
-            None => {
-                let all = Slot::try_from(catalogue.len()).unwrap_or(Slot::MAX);
-                find(&catalogue, (0..all).map(|slot| (slot, 0)), criteria)
-            }
+        Ok(if let Some(matches) = matches {
+            find(&catalogue, matches.into_iter(), criteria)
+        } else {
+            let all = Slot::try_from(catalogue.len()).unwrap_or(Slot::MAX);
+            find(&catalogue, (0..all).map(|slot| (slot, 0)), criteria)
         })
     }
 }

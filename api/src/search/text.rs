@@ -49,7 +49,7 @@ pub struct Text {
 
 /// The index, to be written. There is one writer.
 pub struct Writer {
-    writer: IndexWriter,
+    index: IndexWriter,
     reader: IndexReader,
     fields: [Words; 4],
     slot: Field,
@@ -74,9 +74,9 @@ pub fn index() -> tantivy::Result<(Text, Writer)> {
     let index = Index::create_in_ram(schema.build());
     index.tokenizers().register(WORDS, analyzer());
     let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    let writer = index.writer_with_num_threads(1, WRITER_MEMORY)?;
+    let writing = index.writer_with_num_threads(1, WRITER_MEMORY)?;
     let text = Text { reader: IndexReader::clone(&reader), fields };
-    Ok((text, Writer { writer, reader, fields, slot, changed: false }))
+    Ok((text, Writer { index: writing, reader, fields, slot, changed: false }))
 }
 
 fn analyzer() -> TextAnalyzer {
@@ -114,14 +114,14 @@ fn typing_errors(word: &str) -> u8 {
 impl Writer {
     /// Indexes a product's texts in place of those that it had.
     pub fn put(&mut self, slot: Slot, product: &Product) -> tantivy::Result<()> {
-        self.writer.delete_term(Term::from_field_u64(self.slot, slot.into()));
+        self.index.delete_term(Term::from_field_u64(self.slot, slot.into()));
         let texts = [&product.name, &product.brand, &product.category, product.product_id.as_str()];
         let mut document = TantivyDocument::new();
         document.add_u64(self.slot, slot.into());
         for (words, text) in self.fields.iter().zip(texts) {
             document.add_text(words.field, text);
         }
-        self.writer.add_document(document)?;
+        self.index.add_document(document)?;
         self.changed = true;
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Writer {
 
     /// Lets everything be found that was put.
     pub fn commit(&mut self) -> tantivy::Result<()> {
-        self.writer.commit()?;
+        self.index.commit()?;
         self.reader.reload()?;
         self.changed = false;
         Ok(())
@@ -155,7 +155,7 @@ impl Text {
             for (word, automata) in words.iter().zip(&asked) {
                 let mut best = vec![0; segment.max_doc() as usize];
                 for (words, automaton) in automata {
-                    score(segment, words, automaton, word, &mut best)?;
+                    score(segment, *words, automaton, word, &mut best)?;
                 }
                 // What an earlier word did not fit stays out.
                 scores = Some(match scores {
@@ -165,8 +165,8 @@ impl Text {
             }
             let slots = segment.fast_fields().u64(SLOT)?;
             let alive = segment.alive_bitset();
-            let scored = (0..).zip(scores.unwrap_or_default()).filter(|(_, score)| *score > 0);
-            for (document, score) in scored {
+            let fitting = (0..).zip(scores.unwrap_or_default()).filter(|(_, score)| *score > 0);
+            for (document, score) in fitting {
                 if alive.is_none_or(|alive| alive.is_alive(document))
                     && let Some(slot) = slots.first(document)
                 {
@@ -200,7 +200,7 @@ fn both((one, other): (u16, u16)) -> u16 {
 /// Gives each document of a segment the best of its score and that of the words in one field.
 fn score(
     segment: &SegmentReader,
-    words: &Words,
+    words: Words,
     automaton: &DfaWrapper,
     word: &str,
     best: &mut [u16],
