@@ -13,6 +13,7 @@ mod crash;
 mod expiry;
 mod flow;
 mod harness;
+mod lists;
 mod once;
 mod overload;
 mod parked;

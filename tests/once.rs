@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use millrace_shared::ids::{CustomerId, OrderId};
 use millrace_shared::message::{Cause, Event, Subject, now};
 use millrace_shared::order::{self, Order, Stamp};
-use millrace_shared::views::{Generations, Views};
+use millrace_shared::views::{Generations, OrderFilter, Views};
 use millrace_workers::Role;
 use serde_json::{Value, json};
 
@@ -213,8 +213,9 @@ async fn documents(_: &System, views: &Views, events: &[Event]) -> BTreeMap<Stri
         documents.insert(format!("{}/{id}", event.subject), document.json);
     }
     let tom = "tom".parse().expect("an id");
-    let page = views.customer_orders(&tom, None, None, 100).await.expect("Redis answers");
-    assert_eq!(page.items.len(), 12);
+    let page = views.customer_orders(&tom, &OrderFilter::default(), None, 100).await;
+    let page = page.expect("Redis answers");
+    assert_eq!((page.items.len(), page.count), (12, Some(12)));
     documents.insert("list".to_owned(), page.items.join("\n"));
     documents
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::message::{Subject, now};
-use millrace_shared::views::{CommandView, Generations, Views};
+use millrace_shared::views::{CommandView, Generations, OrderFilter, OrderList, Views};
 use millrace_workers::Role;
 use millrace_workers::rebuild::{Rebuild, Rebuilt};
 use rustix::process::Signal;
@@ -94,8 +94,17 @@ async fn all(system: &System) -> BTreeMap<String, String> {
     }
     for customer in ["ann", "bob"] {
         let customer = customer.parse().expect("an id");
-        let page = views.customer_orders(&customer, None, None, 1_000).await.expect("a list");
+        let everything = OrderFilter::default();
+        let page = views.customer_orders(&customer, &everything, None, 1_000).await;
+        let page = page.expect("a list");
         all.insert(format!("orders of {customer}"), page.items.join("\n"));
+        let list = OrderList::Of(customer);
+        let entries = views.order_entries(&list, None, 1_000).await.expect("a list");
+        all.insert(format!("{list:?}"), format!("{entries:?}"));
+    }
+    for day in views.order_days(None, 10).await.expect("a list") {
+        let entries = views.order_entries(&OrderList::On(day), None, 1_000).await;
+        all.insert(format!("orders on {day}"), format!("{:?}", entries.expect("a list")));
     }
     let page = views.products(None, 1_000).await.expect("a list");
     all.insert("products".to_owned(), page.items.join("\n"));

@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod listener;
+pub mod lists;
 pub mod reading;
 pub mod request;
 pub mod routes;

@@ -158,12 +158,16 @@ pub fn page(page: Page) -> Result<Response, Problem> {
         items: Vec<Box<RawValue>>,
         next_cursor: Option<String>,
     }
-    let items = page.items.into_iter().map(RawValue::from_string).collect::<Result<_, _>>();
-    let items = items.map_err(|error| {
+    let items = raw_items(page.items)?;
+    Ok(Json(Listed { items, next_cursor: page.next_cursor }).into_response())
+}
+
+/// Documents as the items of an answer.
+pub fn raw_items(items: Vec<String>) -> Result<Vec<Box<RawValue>>, Problem> {
+    items.into_iter().map(RawValue::from_string).collect::<Result<_, _>>().map_err(|error| {
         tracing::error!(%error, "a view in a list is damaged");
         Problem::internal()
-    })?;
-    Ok(Json(Listed { items, next_cursor: page.next_cursor }).into_response())
+    })
 }
 
 /// The number of items that a page may have.

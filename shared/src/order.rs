@@ -19,7 +19,7 @@ use crate::reason::{Reason, Refusal};
 
 /// Where an order stands. Before its first event it is *pending*, which is known only by its
 /// command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
     /// Accepted: stock, and credit if any, are reserved.

@@ -8,7 +8,9 @@
 //! | `NS:G:customer:ID` | string | `VERSION JSON` |
 //! | `NS:G:product:ID` | string | `VERSION JSON` |
 //! | `NS:G:command:ID` | string | the outcome as JSON |
-//! | `NS:G:customer:ID:orders` | sorted set | order ids by the microsecond they were placed |
+//! | `NS:G:orders-of:{CUSTOMER}:STATUS` | sorted set | the customer's orders that are in this status: `MICROSECOND_ORDER` |
+//! | `NS:G:orders-on:{DAY}:STATUS` | sorted set | the same of all orders that were placed on a day |
+//! | `NS:G:order-days` | sorted set | the days that have orders |
 //! | `NS:G:products` | sorted set | product ids, in the order of their bytes |
 //! | `NS:G:reports:{SLOT}:…` | hashes | the sums of the reports: see `views/reports.rs` |
 //! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written |
@@ -17,13 +19,16 @@ mod anew;
 mod changes;
 mod generation;
 mod lists;
+mod orders;
 mod reports;
+mod scripts;
 mod write;
 
 pub use anew::{Difference, Row};
 pub use changes::{Change, watch_changes};
 pub use generation::{FRESH, Generations};
 pub use lists::Page;
+pub use orders::{OrderEntry, OrderFilter, OrderList, OrderPage, Place};
 pub use reports::{By, Range, Sales, Sold};
 
 use std::sync::Arc;
@@ -31,7 +36,6 @@ use std::sync::Arc;
 use fred::clients::Client;
 use fred::error::Error as RedisError;
 use fred::interfaces::{ClientLike as _, KeysInterface as _};
-use fred::types::scripts::Script;
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
@@ -39,13 +43,6 @@ use crate::ids::CommandId;
 use crate::message::{CommandOutcome, Event, EventError, Subject};
 use crate::order::Order;
 use crate::reason::Reason;
-
-/// Writes a document unless one of the same or a newer version is there.
-const PUT: &str = "
-local old = string.match(redis.call('GETRANGE', KEYS[1], 0, 19), '^%d+')
-if old and tonumber(old) >= tonumber(ARGV[1]) then return 0 end
-redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2])
-return 1";
 
 /// Why a view could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -146,8 +143,7 @@ impl CommandView {
 pub struct Views {
     redis: Client,
     namespace: String,
-    put: Script,
-    count: Script,
+    scripts: scripts::Scripts,
     seen: Arc<generation::Seen>,
 }
 
@@ -157,8 +153,7 @@ impl Views {
         Self {
             redis,
             namespace: namespace.to_owned(),
-            put: Script::from_lua(PUT),
-            count: Script::from_lua(reports::COUNT),
+            scripts: scripts::Scripts::new(),
             seen: Arc::default(),
         }
     }
@@ -181,10 +176,6 @@ impl Views {
 
     fn key(&self, generation: u64, subject: Subject, id: &str) -> String {
         format!("{}:{generation}:{subject}:{id}", self.namespace)
-    }
-
-    fn customer_orders_key(&self, generation: u64, customer: &str) -> String {
-        format!("{}:{generation}:customer:{customer}:orders", self.namespace)
     }
 
     fn products_key(&self, generation: u64) -> String {

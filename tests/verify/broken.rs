@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use millrace_cli::verify::{self, VerifyConfig};
 use millrace_shared::message::Subject;
+use millrace_shared::views::OrderList;
 use millrace_workers::Role;
 use serde_json::{Value, json};
 
@@ -200,22 +201,33 @@ async fn whatever_is_changed_in_redis_is_found_by_its_own_check() {
     let id = traffic.shipped.as_str();
     let placed = system.order(id).await["commandId"].as_str().expect("an id").to_owned();
     let (order, command) = (format!("order:{id}"), format!("command:{placed}"));
-    let [list, products] = ["customer:bob:orders", "products"];
+    let [list, wrong] =
+        ["shipped", "delivered"].map(|status| format!("orders-of:{{bob}}:{status}"));
+    let today = system.views.order_days(None, 1).await.expect("Redis")[0];
+    let day = format!("orders-on:{{{today}}}:shipped");
+    let products = "products";
     let replace = |from: &str, to: &str| {
         format!(
             "redis.call('SET', KEYS[1], (string.gsub(redis.call('GET', KEYS[1]), '{from}', '{to}')))"
         )
     };
     let remove = |member: &str| format!("redis.call('ZREM', KEYS[1], '{member}')");
+    let listed = system.views.order_entries(&OrderList::On(today), None, 1_000).await;
+    let place = listed.expect("Redis").into_iter().find(|it| it.place.order().to_string() == id);
+    let place = place.expect("it is listed").place.to_string();
+    let add = format!("redis.call('ZADD', KEYS[1], 0, '{place}')");
     let delete = "redis.call('DEL', KEYS[1])".to_owned();
-    let cases: [(&str, String, &[&str], &str); 9] = [
+    let cases: [(&str, String, &[&str], &str); 12] = [
         (&order, replace("Post", "Pest"), &["views"], id),
         (&order, replace("^%d+", "2"), &["views"], "stays at version 2"),
         (&order, replace("^%d+", "9"), &["views"], "which the journal has not"),
-        (&order, delete.clone(), &["views", "lists"], "it has no view"),
+        (&order, delete.clone(), &["views"], "it has no view"),
         (&command, replace("accepted", "rejected"), &["outcomes"], &placed),
         (&command, delete.clone(), &["outcomes"], "it has no view"),
-        (list, remove(id), &["lists"], "the orders of customer bob"),
+        (&list, remove(&place), &["lists"], "the orders of customer bob"),
+        (&wrong, add, &["lists"], "the orders of customer bob"),
+        (&day, remove(&place), &["lists"], &format!("the orders of {today}")),
+        ("order-days", delete.clone(), &["lists"], "the list of days"),
         (products, remove("mug"), &["lists"], "the list of products"),
         (products, delete, &["lists"], "the list of products"),
     ];
@@ -227,7 +239,8 @@ async fn whatever_is_changed_in_redis_is_found_by_its_own_check() {
         redis(&system, &["COPY", &key, &saved, "REPLACE"]).await;
         redis(&system, &["EVAL", &corrupt, "1", &key]).await;
         fails(&system, checks, offender).await;
-        redis(&system, &["COPY", &saved, &key, "REPLACE"]).await;
+        redis(&system, &["DEL", &key]).await;
+        redis(&system, &["COPY", &saved, &key]).await;
         redis(&system, &["DEL", &saved]).await;
     }
     is_clean(&system, STILL).await;

@@ -6,16 +6,13 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use millrace_shared::command::FieldError;
 use millrace_shared::ids::CustomerId;
 use millrace_shared::message::Subject;
-use millrace_shared::order::OrderStatus;
-use millrace_shared::views::Views;
-use serde::Deserialize;
 
 use crate::App;
 use crate::error::Problem;
-use crate::reading::{Freshness, document, limit, page, with_credit};
+use crate::lists::{OrdersQuery, orders_page};
+use crate::reading::{Freshness, document, limit, with_credit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
@@ -46,15 +43,6 @@ pub async fn show(
     Ok(document(&headers, with_credit(&customer)?))
 }
 
-/// Which of a customer's orders are asked for.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OrdersQuery {
-    status: Option<OrderStatus>,
-    cursor: Option<String>,
-    limit: Option<usize>,
-}
-
 /// `GET /v1/customers/{id}/orders`: newest first.
 pub async fn orders(
     State(app): State<Arc<App>>,
@@ -63,12 +51,7 @@ pub async fn orders(
 ) -> Result<Response, Problem> {
     let id: CustomerId = path_id("customerId", &id)?;
     let query = parameters(query)?;
-    let limit = limit(query.limit)?;
-    if query.cursor.as_deref().is_some_and(|cursor| !Views::is_orders_cursor(cursor)) {
-        let detail = "is not a nextCursor of this list";
-        return Err(Problem::field(FieldError::new("cursor", "invalid", detail)));
-    }
+    let (filter, after, limit) = (query.filter()?, query.after()?, limit(query.limit)?);
     app.check_views()?;
-    let cursor = query.cursor.as_deref();
-    page(app.views.customer_orders(&id, query.status, cursor, limit).await?)
+    orders_page(app.views.customer_orders(&id, &filter, after.as_ref(), limit).await?)
 }

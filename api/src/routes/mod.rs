@@ -38,6 +38,7 @@ pub fn commands_and_views() -> Router<Arc<App>> {
 /// What operators do.
 pub fn operators() -> Router<Arc<App>> {
     Router::new()
+        .route("/v1/orders", get(orders::list))
         .route("/v1/ops/parked", get(ops::list))
         .route("/v1/ops/parked/{sequence}", get(ops::show))
         .route("/v1/ops/parked/replay", post(ops::replay))

@@ -11,13 +11,25 @@ use millrace_shared::message::Subject;
 
 use crate::App;
 use crate::error::Problem;
-use crate::reading::{Freshness, document};
+use crate::lists::{OrdersQuery, orders_page};
+use crate::reading::{Freshness, document, limit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
 /// `POST /v1/orders`
 pub async fn place(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     submit(&app, "order.place", posted).await
+}
+
+/// `GET /v1/orders`: those of all customers, newest first. For operators.
+pub async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<OrdersQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let query = parameters(query)?;
+    let (filter, after, limit) = (query.filter()?, query.after()?, limit(query.limit)?);
+    app.check_views()?;
+    orders_page(app.views.all_orders(&filter, after.as_ref(), limit).await?)
 }
 
 /// `POST /v1/orders/{id}/cancel`

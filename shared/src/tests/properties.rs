@@ -114,6 +114,10 @@ proptest! {
                 prop_assert_eq!(reached, None);
             }
         }
+        // The lists of orders rest on this.
+        let statuses: Vec<_> = before.iter().flat_map(|order| &order.timeline).map(|step| step.status).collect();
+        let distinct: std::collections::BTreeSet<_> = statuses.iter().collect();
+        prop_assert_eq!(distinct.len(), statuses.len(), "a status comes again: {:?}", statuses);
     }
 
     #[test]

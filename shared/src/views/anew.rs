@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::Stream;
 
-use super::write::{Listed, PENDING_SECONDS, json};
+use super::write::{PENDING_SECONDS, json};
 use super::{CommandStatus, CommandView, ViewError, Views, command_view, split};
 use crate::ids::CommandId;
 use crate::message::{Event, Subject};
@@ -45,7 +45,7 @@ impl Views {
     /// Writes rows into one generation. Others may write into it at the same time.
     pub async fn fill(&self, generation: u64, rows: &[Row]) -> Result<(), ViewError> {
         let documents = self
-            .with_script(|| try_join_all(rows.iter().map(|row| self.fill_one(generation, row))));
+            .with_scripts(|| try_join_all(rows.iter().map(|row| self.fill_one(generation, row))));
         let newest = rows.iter().filter(|row| row.newest).map(|row| &row.event);
         let counts = self.count(generation, newest, true);
         tokio::try_join!(documents, counts).map(|_| ())
@@ -61,8 +61,8 @@ impl Views {
 
     /// Which keys of a generation do not hold what these rows say; a newer document is right, too.
     pub async fn compare(&self, generation: u64, rows: &[Row]) -> Result<Vec<String>, ViewError> {
-        let wrong = rows.iter().map(|row| self.compare_one(generation, row));
-        Ok(try_join_all(wrong).await?.concat())
+        let compare = || try_join_all(rows.iter().map(|row| self.compare_one(generation, row)));
+        Ok(self.with_scripts(compare).await?.concat())
     }
 
     async fn compare_one(&self, generation: u64, row: &Row) -> Result<Vec<String>, ViewError> {
@@ -85,14 +85,15 @@ impl Views {
     ) -> Result<Vec<String>, ViewError> {
         let key = self.key(generation, event.subject, &event.subject_id);
         let listed = async {
-            let list = match event.subject {
-                Subject::Order => event.state::<Listed>()?.place(self, generation).0,
-                Subject::Product => self.products_key(generation),
-                Subject::Customer | Subject::Command => return Ok(None),
-            };
-            let id = event.subject_id.as_str();
-            let score: Option<f64> = self.redis.zscore(list.as_str(), id).await?;
-            Ok(score.is_none().then(|| format!("{id} in {list}")))
+            match event.subject {
+                Subject::Order => self.misplaced(generation, &event.state()?).await,
+                Subject::Product => {
+                    let (list, id) = (self.products_key(generation), event.subject_id.as_str());
+                    let score: Option<f64> = self.redis.zscore(list.as_str(), id).await?;
+                    Ok(score.is_none().then(|| format!("{id} in {list}")))
+                }
+                Subject::Customer | Subject::Command => Ok(None),
+            }
         };
         // What is counted stands in the sums: both change in one step.
         let uncounted = async {

@@ -114,10 +114,10 @@ impl Views {
             }
             let (keys, words) = script_input(&prefix, &orders);
             let call = || async {
-                let sha = self.count.sha1().clone();
+                let sha = self.scripts.count.sha1().clone();
                 Ok(self.redis.evalsha(sha, keys.clone(), words.clone()).await?)
             };
-            let refused: Vec<Option<String>> = self.with_script(call).await?;
+            let refused: Vec<Option<String>> = self.with_scripts(call).await?;
             if refused.is_empty() {
                 return Ok(());
             }

@@ -2,38 +2,19 @@
 
 use chrono::{DateTime, Utc};
 use fred::interfaces::{
-    ClientLike as _, KeysInterface as _, LuaInterface as _, PubsubInterface as _,
-    SortedSetsInterface as _,
+    KeysInterface as _, LuaInterface as _, PubsubInterface as _, SortedSetsInterface as _,
 };
 use fred::types::{Expiration, SetOptions};
 use futures_util::future::try_join_all;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::reports::COUNT;
-use super::{CommandView, PUT, ViewError, Views, command_view};
+use super::{CommandView, ViewError, Views, command_view};
 use crate::ids::CustomerId;
 use crate::message::{Event, EventError, Subject};
 
 /// How long an accepted command may be shown as pending. It is decided within milliseconds, or
 /// after an outage; the mark only bridges the time in which no view exists yet.
 pub(super) const PENDING_SECONDS: i64 = 7 * 24 * 3600;
-
-/// What the list of a customer's orders needs of an order.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Listed {
-    customer_id: CustomerId,
-    placed_at: DateTime<Utc>,
-}
-
-impl Listed {
-    /// The key of the list, and the place in it.
-    pub(super) fn place(&self, views: &Views, generation: u64) -> (String, f64) {
-        #[expect(clippy::cast_precision_loss, reason = "exact until the year 2255")]
-        let score = self.placed_at.timestamp_micros() as f64;
-        (views.customer_orders_key(generation, self.customer_id.as_str()), score)
-    }
-}
 
 impl Views {
     /// Writes the views of a batch of events, in a round trip or two, then tells the changes. Events may
@@ -72,30 +53,9 @@ impl Views {
         generation: u64,
     ) -> Result<(), ViewError> {
         let documents = self
-            .with_script(|| try_join_all(events.clone().map(|e| self.write_one(e, generation))));
+            .with_scripts(|| try_join_all(events.clone().map(|e| self.write_one(e, generation))));
         let counts = self.count(generation, events.clone(), false);
         tokio::try_join!(documents, counts).map(|_| ())
-    }
-
-    /// Does what needs the scripts, and again where Redis does not have them: it was restarted, or
-    /// is new. Writing again is harmless.
-    pub(super) async fn with_script<T, F>(&self, write: impl Fn() -> F) -> Result<T, ViewError>
-    where
-        F: Future<Output = Result<T, ViewError>>,
-    {
-        match write().await {
-            Err(ViewError::Redis(error)) if error.details().starts_with("NOSCRIPT") => {
-                for script in [PUT, COUNT] {
-                    if self.redis.is_clustered() {
-                        self.redis.script_load_cluster::<(), _>(script).await?;
-                    } else {
-                        self.redis.script_load::<(), _>(script).await?;
-                    }
-                }
-                write().await
-            }
-            result => result,
-        }
     }
 
     pub(super) async fn write_one(&self, event: &Event, generation: u64) -> Result<(), ViewError> {
@@ -110,14 +70,19 @@ impl Views {
         }
         let arguments = vec![event.version.to_string(), event.state.get().to_owned()];
         let key = self.key(generation, event.subject, id);
-        let put = self.redis.evalsha::<(), _, _, _>(self.put.sha1().clone(), vec![key], arguments);
-        let (key, score) = match event.subject {
-            Subject::Order => event.state::<Listed>()?.place(self, generation),
-            Subject::Product => (self.products_key(generation), 0.0),
-            Subject::Customer | Subject::Command => return Ok(put.await?),
+        let sha = self.scripts.put.sha1().clone();
+        let put = async { Ok(self.redis.evalsha::<(), _, _, _>(sha, vec![key], arguments).await?) };
+        let list = async {
+            match event.subject {
+                Subject::Order => self.shelve(generation, &event.state()?).await,
+                Subject::Product => {
+                    let (key, place) = (self.products_key(generation), (0.0, id.as_str()));
+                    Ok(self.redis.zadd(key, None, None, false, false, place).await?)
+                }
+                Subject::Customer | Subject::Command => Ok(()),
+            }
         };
-        let list = self.redis.zadd(key, None, None, false, false, (score, id.as_str()));
-        Ok(tokio::try_join!(put, list).map(|((), ())| ())?)
+        tokio::try_join!(put, list).map(|((), ())| ())
     }
 
     /// Writes the outcome of the command that the event answers.

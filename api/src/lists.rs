@@ -1,0 +1,80 @@
+//! Lists of orders: what may be asked for, and how a page is answered.
+
+use std::collections::BTreeSet;
+
+use axum::Json;
+use axum::response::{IntoResponse as _, Response};
+use chrono::{DateTime, Utc};
+use millrace_shared::command::FieldError;
+use millrace_shared::order::OrderStatus;
+use millrace_shared::views::{OrderFilter, OrderPage, Place};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::Problem;
+use crate::reading::raw_items;
+
+/// Which orders of a list are asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrdersQuery {
+    /// Those that are in one of these statuses now, separated by commas.
+    status: Option<String>,
+    /// Placed then or later.
+    from: Option<DateTime<Utc>>,
+    /// Placed before.
+    to: Option<DateTime<Utc>>,
+    /// The `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// The items of a page, at the most.
+    pub limit: Option<usize>,
+}
+
+impl OrdersQuery {
+    /// The filter, checked.
+    pub fn filter(&self) -> Result<OrderFilter, Problem> {
+        let statuses = self.status.as_deref().map(statuses).transpose()?.unwrap_or_default();
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from >= to
+        {
+            let detail = "must be later than from; orders placed at to itself are not in the range";
+            return Err(Problem::field(FieldError::new("to", "out_of_range", detail)));
+        }
+        Ok(OrderFilter { statuses, from: self.from, to: self.to })
+    }
+
+    /// The place that the page begins after.
+    pub fn after(&self) -> Result<Option<Place>, Problem> {
+        let invalid = || {
+            let detail = "is not a nextCursor of this list";
+            Problem::field(FieldError::new("cursor", "invalid", detail))
+        };
+        self.cursor.as_deref().map(|text| Place::parse(text).ok_or_else(invalid)).transpose()
+    }
+}
+
+fn statuses(text: &str) -> Result<BTreeSet<OrderStatus>, Problem> {
+    let status = |name: &str| {
+        OrderStatus::ALL.into_iter().find(|status| status.as_str() == name).ok_or_else(|| {
+            let known = OrderStatus::ALL.map(OrderStatus::as_str).join(", ");
+            let detail = format!("{name:?} is none of {known}; several are separated by commas");
+            Problem::field(FieldError::new("status", "invalid", detail))
+        })
+    };
+    text.split(',').map(status).collect()
+}
+
+/// A page of orders as an answer.
+pub fn orders_page(page: OrderPage) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Listed {
+        items: Vec<Box<RawValue>>,
+        next_cursor: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
+    }
+    let next_cursor = page.next.map(|place| place.to_string());
+    let items = raw_items(page.items)?;
+    Ok(Json(Listed { items, next_cursor, count: page.count }).into_response())
+}
