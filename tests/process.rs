@@ -66,9 +66,14 @@ impl Process {
     /// Starts the program with these arguments and settings, and none of the settings that
     /// whoever runs the tests may have.
     pub fn start<S: AsRef<str>>(arguments: &[S], settings: &[(&str, String)]) -> Self {
+        Self::of(env!("CARGO_BIN_EXE_millrace-under-test"), arguments, settings)
+    }
+
+    /// As [`Process::start`], for the program at a path: one of another version.
+    pub fn of<S: AsRef<str>>(program: &str, arguments: &[S], settings: &[(&str, String)]) -> Self {
         let folder = folder("process");
         let (output, errors) = (folder.join("output"), folder.join("errors"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-under-test"));
+        let mut command = Command::new(program);
         command.args(arguments.iter().map(AsRef::as_ref)).current_dir(&folder);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy();
