@@ -276,6 +276,14 @@ impl Event {
         Ok(Order::apply(before, id, stamp, &self.order_event()?)?)
     }
 
+    /// Whether this event was decided on the very state `before` of its order (or on no order): what
+    /// was decided on another state of the same version must not come after this one.
+    pub fn follows(&self, before: Option<&Order>) -> bool {
+        let Some(before) = before else { return self.version == 1 };
+        self.fold_order(Some(before), before.order_id)
+            .is_ok_and(|after| self.state().is_ok_and(|state: Order| state == after))
+    }
+
     /// As [`Event::fold_order`], for a customer.
     pub fn fold_customer(&self, before: Option<&Customer>) -> anyhow::Result<Customer> {
         let id: CustomerId = self.subject_id.parse()?;

@@ -97,6 +97,11 @@ pub trait Outbox: Send {
     fn remove(&mut self, places: &[i64]) -> impl Future<Output = Result<()>> + Send;
 }
 
+/// Why a decision was not stored: the next delivery finds the other one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another replica decides the same command, or one with the same key, at the same time")]
+pub struct Raced;
+
 /// What has to be loaded for a batch of commands.
 #[derive(Debug, Default)]
 pub struct Needs {

@@ -13,6 +13,8 @@ pub mod projection;
 pub mod rebuild;
 pub mod relay;
 pub mod reservations;
+#[cfg(test)]
+mod simulation;
 pub mod stretch;
 pub mod trim;
 pub mod validation;

@@ -10,8 +10,9 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::future::join_all;
 use millrace_shared::crash;
-use millrace_shared::log::{self, AppendError, Entry, Stored};
+use millrace_shared::log::{self, AppendError, Entry};
 use millrace_shared::message::{Event, Subject, now};
+use millrace_shared::order::Order;
 use millrace_shared::topology::Topology;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,16 @@ pub struct Relay<D, L> {
     topology: Topology,
     wake: Arc<Notify>,
     time_to_pay: Duration,
+}
+
+/// What is to be done with the events of one subject.
+struct Place<'a> {
+    /// The places in the outbox of those that are in the log.
+    done: Vec<i64>,
+    /// Those that can be appended now, one after another.
+    next: Vec<&'a (i64, Event)>,
+    /// The sequence of the subject's last message; 0 if there is none.
+    head: u64,
 }
 
 /// The sequences of the last messages of subjects that nobody else appends to.
@@ -138,15 +149,14 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
         Ok(full && progress)
     }
 
-    /// Publishes the events of one subject; returns the places in the outbox that are in the log now, and the
-    /// sequence of the subject's last message.
+    /// Publishes the events of one subject; returns the places in the outbox of those that are in the
+    /// log now, and the sequence of the subject's last message.
     async fn publish_subject(
         &self,
         (subject, id): &(Subject, String),
         head: Option<u64>,
         events: &[(i64, Event)],
     ) -> Result<(Vec<i64>, u64)> {
-        let history = self.topology.history(*subject, id);
         if let Some(head) = head {
             let entries = self.entries(events.iter().map(|(_, event)| event), head)?;
             match self.log.append(entries, PATIENCE).await {
@@ -155,42 +165,77 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
                 Err(error) => return Err(error.into()),
             }
         }
-        // What is in the log already, from a relay that died before it could say so, is left out.
-        // Where versions are given out by the ledger alone the last is enough; an order's may be
-        // another's.
-        let is_counted = is_counted(*subject);
-        let stored: Vec<Stored> = if is_counted {
-            self.log.last(&history).await?.into_iter().collect()
+        let Place { mut done, next, head } = if is_counted(*subject) {
+            self.place_of_counted(*subject, id, events).await?
         } else {
-            self.log.history(&history).await?
+            self.place_of_shared(*subject, id, events).await?
         };
-        let head = stored.last().map_or(0, |stored| stored.sequence);
-        let version = match stored.last() {
-            Some(stored) => stored.event.version,
-            // It is new, or its events were trimmed.
-            None => self.ledger.journal_version(*subject, id).await?,
-        };
-        let is_there = |event: &Event| {
-            (is_counted && event.version <= version)
-                || stored.iter().any(|stored| stored.event.id == event.id)
-        };
-        let mut done: Vec<i64> =
-            events.iter().filter(|(_, event)| is_there(event)).map(|(id, _)| *id).collect();
-        let rest: Vec<&(i64, Event)> = events
-            .iter()
-            .filter(|(_, event)| !is_there(event))
-            .enumerate()
-            .take_while(|(place, (_, event))| event.version == version + 1 + *place as u64)
-            .map(|(_, row)| row)
-            .collect();
-        if rest.is_empty() {
-            // An order's event that lost its place is decided again by its command's redelivery.
+        if next.is_empty() {
             return Ok((done, head));
         }
-        let entries = self.entries(rest.iter().map(|(_, event)| event), head)?;
+        let entries = self.entries(next.iter().map(|(_, event)| event), head)?;
         let last = self.log.append(entries, PATIENCE).await?;
-        done.extend(rest.iter().map(|(id, _)| *id));
+        done.extend(next.iter().map(|(id, _)| *id));
         Ok((done, last))
+    }
+
+    /// Where versions are given out by the ledger alone the last one in the log tells what is there
+    /// already, from a relay that died before it could say so.
+    async fn place_of_counted<'a>(
+        &self,
+        subject: Subject,
+        id: &str,
+        events: &'a [(i64, Event)],
+    ) -> Result<Place<'a>> {
+        let last = self.log.last(&self.topology.history(subject, id)).await?;
+        let (version, head) = match last {
+            Some(stored) => (stored.event.version, stored.sequence),
+            // It is new, or its events were trimmed.
+            None => (self.ledger.journal_version(subject, id).await?, 0),
+        };
+        let (done, rest): (Vec<_>, Vec<_>) =
+            events.iter().partition(|(_, event)| event.version <= version);
+        let in_line = |(row, version): &(&(i64, Event), u64)| row.1.version == *version;
+        let next = rest.into_iter().zip(version + 1..).take_while(in_line);
+        Ok(Place {
+            done: done.iter().map(|(id, _)| *id).collect(),
+            next: next.map(|(row, _)| row).collect(),
+            head,
+        })
+    }
+
+    /// An order has other writers. What was decided on a state of it that has been overtaken stays:
+    /// it is decided again by its command's redelivery.
+    async fn place_of_shared<'a>(
+        &self,
+        subject: Subject,
+        id: &str,
+        events: &'a [(i64, Event)],
+    ) -> Result<Place<'a>> {
+        let stored = self.log.history(&self.topology.history(subject, id)).await?;
+        let mut before: Option<Order> = match stored.last() {
+            _ if subject != Subject::Order => None,
+            Some(last) => Some(last.event.state()?),
+            None => self.ledger.journal_orders(&[id.parse()?]).await?.into_values().next(),
+        };
+        let (done, rest): (Vec<_>, Vec<_>) = events
+            .iter()
+            .partition(|(_, event)| stored.iter().any(|stored| stored.event.id == event.id));
+        let mut next = Vec::new();
+        for row in rest {
+            if !row.1.follows(before.as_ref()) {
+                break;
+            }
+            if subject == Subject::Order {
+                before = Some(row.1.state()?);
+            }
+            next.push(row);
+        }
+        Ok(Place {
+            done: done.iter().map(|(id, _)| *id).collect(),
+            next,
+            head: stored.last().map_or(0, |stored| stored.sequence),
+        })
     }
 
     fn entries<'a>(

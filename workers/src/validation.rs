@@ -5,25 +5,27 @@
 //! same events. If it dies after the append, the log refuses the second append and shows that the
 //! event is there.
 
+mod head;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use futures_util::future::{join_all, try_join_all};
 use millrace_shared::command::Received;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, OrderId};
-use millrace_shared::log::{self, AppendError, Stored};
+use millrace_shared::log::{self, AppendError};
 use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
-use millrace_shared::order::Order;
 use millrace_shared::topology::{DECIDER, Topology};
 use tokio::sync::Notify;
 
+use self::head::{Group, Head};
 use crate::book::{Book, Incoming, Known, Ruling};
 use crate::event_log::EventLog;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Raced};
 
 /// How long an append is tried before the command is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,16 +43,6 @@ pub struct Validation<D, L> {
     relay: Arc<Notify>,
     time_to_pay: Duration,
 }
-
-/// An order, and the stream sequence of its last event; 0 if the log has none of its events.
-#[derive(Debug)]
-struct Found {
-    order: Order,
-    sequence: u64,
-}
-
-/// The events of one order or command that are to be appended, each with its command.
-type Group<'a> = Vec<(&'a Incoming, Event)>;
 
 impl<D: Ledger, L: EventLog> Validation<D, L> {
     /// A validation on `ledger` that appends to `log` (EVENTS) and wakes the relay.
@@ -71,7 +63,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
     async fn decide(
         &self,
         batch: &[&Delivery<Incoming>],
-        orders: &HashMap<OrderId, Found>,
+        orders: &HashMap<OrderId, Head>,
     ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
         let mut outcome = self.decide_after(0, batch, orders).await?;
         let open = |delivery: &&&Delivery<Incoming>| {
@@ -91,7 +83,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         &self,
         settled: u64,
         batch: &[&Delivery<Incoming>],
-        orders: &HashMap<OrderId, Found>,
+        orders: &HashMap<OrderId, Head>,
     ) -> Result<HashMap<u64, Option<Vec<Event>>>> {
         let incoming: Vec<&Incoming> = batch.iter().map(|delivery| &delivery.message).collect();
         let mut outcome = HashMap::new();
@@ -104,8 +96,8 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                     book.early.insert(delivery.sequence);
                 }
                 let Some(id) = delivery.message.continues() else { continue };
-                let known = match orders.get(&id) {
-                    Some(found) => Known::Here(found.order.clone().into()),
+                let known = match orders.get(&id).and_then(|head| head.order.clone()) {
+                    Some(order) => Known::Here(order.into()),
                     None if early || book.placed.contains(&id) => Known::NotYet,
                     None => Known::Nowhere,
                 };
@@ -148,7 +140,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
 
     /// The orders that the batch continues: as the log has them, or as the journal does where their
     /// events were trimmed.
-    async fn load_orders(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<OrderId, Found>> {
+    async fn load_orders(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<OrderId, Head>> {
         let ids: BTreeSet<OrderId> =
             batch.iter().filter_map(|delivery| delivery.message.continues()).collect();
         let last = try_join_all(ids.into_iter().map(async |id| {
@@ -159,13 +151,13 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         let mut missing = Vec::new();
         for (id, last) in last.await? {
             if let Some(last) = last {
-                found.insert(id, Found { order: last.event.state()?, sequence: last.sequence });
+                found.insert(id, Head { order: last.event.state()?, sequence: last.sequence });
             } else {
                 missing.push(id);
             }
         }
         for (id, order) in self.ledger.journal_orders(&missing).await? {
-            found.insert(id, Found { order, sequence: 0 });
+            found.insert(id, Head { order: Some(order), sequence: 0 });
         }
         Ok(found)
     }
@@ -182,53 +174,63 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         Ok(settled)
     }
 
-    /// Appends the events of one order (or of one command that touched nothing) after the message
-    /// with the sequence `after`; nothing, if the order has gone on since they were decided.
-    async fn append(&self, mut group: Group<'_>, mut after: Option<u64>) -> Result<()> {
+    /// Appends the events of one order (or of one command that touched nothing), as far as they
+    /// follow from it as it is; decides again what does not.
+    async fn append(&self, mut group: Group<'_>, mut head: Head) -> Result<()> {
         for _ in 0..ROUNDS {
             let Some((_, first)) = group.first() else { return Ok(()) };
-            let (subject, id) = (first.subject, first.subject_id.clone());
-            if let Some(after) = after {
-                let events = group.iter().map(|(_, event)| event);
-                let entries = log::entries(&self.topology, events, after, self.time_to_pay)?;
+            let history = self.topology.history(first.subject, &first.subject_id);
+            let fitting = head.fitting(&group)?;
+            if fitting > 0 {
+                let events = group[..fitting].iter().map(|(_, event)| event);
+                let entries =
+                    log::entries(&self.topology, events, head.sequence, self.time_to_pay)?;
                 match self.log.append(entries, PATIENCE).await {
-                    Ok(_) => return Ok(()),
-                    Err(AppendError::Conflict) => {}
+                    Ok(_) if fitting == group.len() => return Ok(()),
+                    Ok(_) | Err(AppendError::Conflict) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
-            let history = self.log.history(&self.topology.history(subject, &id)).await?;
-            group.retain(|(_, event)| history.iter().all(|stored| stored.event.id != event.id));
-            let (Some((_, next)), Some(last)) = (group.first(), history.last()) else { continue };
-            if next.version == last.event.version + 1 {
-                after = Some(last.sequence);
-            } else if subject == Subject::Order && next.version > 1 {
-                (group, after) = (self.decide_again(group, last).await?, Some(last.sequence));
-                let refused;
-                (group, refused) =
-                    group.into_iter().partition(|(_, event)| event.subject == Subject::Order);
-                // A step that is no longer allowed has become a refused command.
-                for single in refused {
-                    Box::pin(self.append(vec![single], Some(0))).await?;
-                }
-            } else {
+            let stored = self.log.history(&history).await?;
+            group.retain(|(_, event)| stored.iter().all(|stored| stored.event.id != event.id));
+            let (Some((_, next)), Some(last)) = (group.first(), stored.last()) else { continue };
+            if next.subject != Subject::Order || next.version == 1 {
                 bail!(
-                    "the log has another event {} {} of {subject} {id} than the ledger: the \
-                     ledger's is {}",
+                    "{history} has the event {} {}, the ledger has another: {}",
                     last.event.version,
                     last.event.kind,
                     next.kind
                 );
             }
+            head = Head { order: Some(last.event.state()?), sequence: last.sequence };
+            let (dead, mut rest) = head.split(group)?;
+            if head.fitting(&rest)? > 0 {
+                rest.extend(dead);
+                group = rest;
+            } else if dead.is_empty() {
+                // What comes before them is decided, and not in the log yet.
+                break;
+            } else {
+                let (again, refused): (Group<'_>, Group<'_>) = self
+                    .decide_again(dead, &head)
+                    .await?
+                    .into_iter()
+                    .partition(|(_, event)| event.subject == Subject::Order);
+                // A step that is no longer allowed has become a refused command.
+                for single in refused {
+                    Box::pin(self.append(vec![single], Head::default())).await?;
+                }
+                group = again;
+                group.extend(rest);
+            }
         }
-        // Others keep being faster; the redelivery goes on.
+        // Others are faster, or first; the redelivery goes on.
         Err(AppendError::Conflict.into())
     }
 
-    /// The log has refused these events because the order has gone on: decides their commands
-    /// again, on the order as it now is.
-    async fn decide_again<'a>(&self, group: Group<'a>, last: &Stored) -> Result<Group<'a>> {
-        let order: Order = last.event.state()?;
+    /// These events can never follow from their order any more: decides their commands again.
+    async fn decide_again<'a>(&self, group: Group<'a>, head: &Head) -> Result<Group<'a>> {
+        let order = head.order.clone().context("an order that is not there")?;
         let refused: Vec<(&Incoming, &Event)> =
             group.iter().map(|(incoming, event)| (*incoming, event)).collect();
         let mut anew: Group<'a> = Vec::new();
@@ -249,7 +251,9 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
             .iter()
             .zip(standing)
             .flat_map(|((incoming, _), events)| events.into_iter().map(|event| (*incoming, event)));
-        Ok(standing.chain(anew).collect())
+        let mut group: Group<'a> = standing.chain(anew).collect();
+        group.sort_by_key(|(_, event)| event.version);
+        Ok(group)
     }
 
     async fn work(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<u64, Verdict>> {
@@ -279,20 +283,15 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                 .map(|(incoming, event)| (incoming.sequence, CommandId(event.causation)))
                 .collect();
             let order = (subject == Subject::Order).then(|| id.parse().ok()).flatten();
-            let found = order.and_then(|id: OrderId| orders.get(&id));
-            let (version, sequence) = found.map_or((0, 0), |it| (it.order.version, it.sequence));
-            // What was decided before, and is appended only now, may have been overtaken: the last
-            // sequence of the history is no place for another event of an earlier version.
-            let next = group.first().map(|(_, event)| event.version);
-            let after = (next == Some(version + 1)).then_some(sequence);
-            (causes, self.append(group, after).await)
+            let head = order.and_then(|id: OrderId| orders.get(&id)).cloned().unwrap_or_default();
+            (causes, self.append(group, head).await)
         });
         let mut finished = Vec::new();
         for (causes, result) in join_all(appends).await {
             match result {
                 Ok(()) => finished.extend(causes.iter().map(|(_, command)| *command)),
                 Err(error) => {
-                    let verdict = Verdict::of(&error);
+                    let verdict = verdict_of(&error);
                     verdicts.extend(causes.into_iter().map(|(at, _)| (at, verdict.clone())));
                 }
             }
@@ -305,6 +304,10 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         crash::point("validation.cleared");
         Ok(verdicts)
     }
+}
+
+fn verdict_of(error: &anyhow::Error) -> Verdict {
+    if error.is::<Raced>() { Verdict::Later(error.to_string()) } else { Verdict::of(error) }
 }
 
 /// The events that validation appends itself; those of products and customers are the relay's.
@@ -365,7 +368,7 @@ impl<D: Ledger, L: EventLog> Worker for Validation<D, L> {
                     }
                 })
                 .collect(),
-            Err(error) => vec![Verdict::of(&error); batch.len()],
+            Err(error) => vec![verdict_of(&error); batch.len()],
         }
     }
 }

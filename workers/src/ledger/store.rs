@@ -8,6 +8,7 @@ use millrace_shared::product::Product;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::Raced;
 use crate::book::{Book, Decision, Past, Placed};
 use crate::reservations::Settlement;
 
@@ -118,11 +119,12 @@ async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
     let reason = |p: &&Past| p.refusal.as_ref().map(|r| r.reason.as_str().to_owned());
     let detail = |p: &&Past| p.refusal.as_ref().map(|r| r.detail.clone());
     // A decision is replaced only by `decide again`, after the log refused its event.
-    sqlx::query(
+    let stored = sqlx::query(
         "insert into ledger.decisions
                 (command_id, key_id, fingerprint, subject, subject_id, reason, detail, decided_at)
          select *, $8 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
-                                  $6::text[], $7::text[])",
+                                  $6::text[], $7::text[])
+         on conflict do nothing",
     )
     .bind(past.iter().map(|p| p.command_id.0).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| decision.key_id).collect::<Vec<_>>())
@@ -134,6 +136,9 @@ async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
     .bind(now())
     .execute(tx)
     .await?;
+    if stored.rows_affected() < past.len() as u64 {
+        return Err(Raced.into());
+    }
     Ok(())
 }
 
