@@ -51,3 +51,68 @@ impl Head {
         Ok((dead, rest))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use millrace_shared::command::Received;
+    use millrace_shared::ids::OrderId;
+    use millrace_shared::message::Cause;
+    use millrace_shared::order::{OrderEvent, Stamp};
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn placed() -> OrderEvent {
+        let data = json!({ "customerId": "ANA", "lines": [], "payment": { "method": "account" },
+                           "placedAt": "2026-01-01T00:00:00Z" });
+        serde_json::from_value(json!({ "type": "validated", "data": data })).unwrap()
+    }
+
+    /// The order and the event after `before`, decided in this second.
+    fn next(before: Option<&Order>, event: &OrderEvent, second: i64) -> (Order, Event) {
+        let at = DateTime::from_timestamp(second, 0).unwrap();
+        let version = before.map_or(0, |order| order.version) + 1;
+        let causation = Uuid::from_u128(second.unsigned_abs().into());
+        let stamp = Stamp { version, at, causation };
+        let after = Order::apply(before, OrderId(Uuid::nil()), stamp, event).unwrap();
+        let cause = Cause { causation, correlation: causation, traceparent: None };
+        let event = Event::order(event, &after, &cause).unwrap();
+        (after, event)
+    }
+
+    fn incoming() -> Incoming {
+        let received = Received::read("order.ship", b"{}", |_| None, ("COMMANDS", 1));
+        Incoming { received, at: DateTime::UNIX_EPOCH, sequence: 1, traceparent: None }
+    }
+
+    #[test]
+    fn of_two_decisions_for_one_version_only_one_follows() {
+        let (paid, cancelled) =
+            (OrderEvent::Paid { charge_id: None }, OrderEvent::Cancelled { reason: None });
+        let (order, _) = next(None, &placed(), 1);
+        let (after, first) = next(Some(&order), &paid, 2);
+        let (_, second) = next(Some(&order), &cancelled, 3);
+        let incoming = incoming();
+        let group: Group<'_> = vec![(&incoming, first), (&incoming, second.clone())];
+        let head = Head { order: Some(order), sequence: 1 };
+        assert_eq!(head.fitting(&group).unwrap(), 1);
+        let head = Head { order: Some(after), sequence: 2 };
+        let (dead, rest) = head.split(vec![(&incoming, second)]).unwrap();
+        assert_eq!((dead.len(), rest.len()), (1, 0));
+    }
+
+    #[test]
+    fn what_builds_upon_an_event_that_is_not_there_yet_is_not_dead() {
+        let (order, _) = next(None, &placed(), 1);
+        let (after, _) = next(Some(&order), &OrderEvent::Paid { charge_id: None }, 2);
+        let (_, event) = next(Some(&after), &OrderEvent::Cancelled { reason: None }, 3);
+        let incoming = incoming();
+        let group: Group<'_> = vec![(&incoming, event)];
+        let head = Head { order: Some(order), sequence: 1 };
+        assert_eq!(head.fitting(&group).unwrap(), 0);
+        let (dead, rest) = head.split(group).unwrap();
+        assert_eq!((dead.len(), rest.len()), (0, 1));
+    }
+}
