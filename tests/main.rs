@@ -13,6 +13,7 @@ mod crash;
 mod expiry;
 mod flow;
 mod harness;
+mod import;
 mod lists;
 mod once;
 mod overload;

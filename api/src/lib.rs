@@ -46,6 +46,9 @@ const CONNECTIONS: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(75);
 /// Requests at a time, waiting ones among them; further ones are refused at once.
 const REQUESTS: usize = 8_000;
+/// Imports at a time, and the bytes that one may have if it is not said.
+const IMPORTS: usize = 4;
+const IMPORT_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Requests that wait for an outcome at a time.
 const WAITING: usize = 4_000;
 /// How long the first request waits for NATS and Redis to be connected.
@@ -71,6 +74,10 @@ pub struct ApiConfig {
     nats: NatsConfig,
     #[command(flatten)]
     redis: RedisConfig,
+    /// The most bytes of an import's body
+    #[arg(long, env = "MILLRACE_IMPORT_MAX_BYTES", value_name = "BYTES",
+          default_value_t = IMPORT_MAX_BYTES)]
+    import_max_bytes: usize,
     #[command(flatten)]
     operators: OperatorConfig,
 }
@@ -90,7 +97,8 @@ struct OperatorConfig {
 impl ApiConfig {
     /// An edge that listens at `http`; port 0 takes any free one.
     pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
-        Self { http, nats, redis, operators: OperatorConfig::default() }
+        let operators = OperatorConfig::default();
+        Self { http, nats, redis, import_max_bytes: IMPORT_MAX_BYTES, operators }
     }
 
     /// With the routes for operators; what they do is written to the audit table there.
@@ -112,6 +120,8 @@ pub struct App {
     marks: Marks,
     requests: Semaphore,
     search: Arc<Search>,
+    imports: Semaphore,
+    import_max_bytes: usize,
     started: Instant,
     /// Only with the routes for operators.
     desk: Option<Desk>,
@@ -167,7 +177,7 @@ impl Server {
     /// Answers requests until the shutdown. What is under way then is answered still: for at most
     /// ten seconds, and who waits for an outcome is told that it is pending.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ApiConfig { nats, redis, operators, .. } = self.config;
+        let ApiConfig { nats, redis, import_max_bytes, operators, .. } = self.config;
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
@@ -191,6 +201,8 @@ impl Server {
             marks: Marks::default(),
             requests: Semaphore::new(REQUESTS),
             search: Arc::new(search),
+            imports: Semaphore::new(IMPORTS),
+            import_max_bytes,
             started: Instant::now(),
             topology,
         });

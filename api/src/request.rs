@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use crate::error::Problem;
 
 /// How long a body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(10);
+pub const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a body that are read although they are too many.
-const MOST_FORGOTTEN: usize = 16 * 1024 * 1024;
+pub const MOST_FORGOTTEN: usize = 16 * 1024 * 1024;
 /// The longest time that a request may wait for an outcome.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
@@ -86,7 +86,8 @@ async fn read(body: Body) -> Result<Vec<u8>, Problem> {
     Err(Problem::new(status, "/problems/payload-too-large", "Payload too large", detail))
 }
 
-fn too_slow() -> Problem {
+/// The body did not arrive in time.
+pub fn too_slow() -> Problem {
     let detail = format!("the body did not arrive within {} s", BODY_PATIENCE.as_secs());
     let status = StatusCode::REQUEST_TIMEOUT;
     Problem::new(status, "/problems/request-timeout", "Request timeout", detail)

@@ -13,7 +13,9 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub mod import;
 pub mod parked;
+mod progress;
 pub mod rebuild;
 pub mod replay;
 pub mod sample;
@@ -64,6 +66,8 @@ enum Action {
     Rebuild(rebuild::RebuildArgs),
     /// Remove old messages from the streams that are stored elsewhere and settled by everybody
     Trim(trim::TrimArgs),
+    /// Define products from a CSV or NDJSON file
+    Import(import::ImportArgs),
     /// Place a shop's recorded orders again, from CSV files
     Replay(replay::ReplayArgs),
     /// Check every promise against the data, while the system runs
@@ -76,6 +80,7 @@ pub fn main() -> ExitCode {
     let usual = match cli.action {
         // What the Redis client says of lost connections is said by whoever needs them.
         Action::Up(_)
+        | Action::Import(_)
         | Action::Replay(_)
         | Action::Parked(_)
         | Action::Rebuild(_)
@@ -115,6 +120,7 @@ async fn run(action: Action) -> Result<()> {
         Action::Parked(args) => parked::run(args).await?,
         Action::Rebuild(args) => Box::pin(rebuild::run(args)).await?,
         Action::Trim(args) => trim::run(args).await?,
+        Action::Import(args) => import::run(args).await?,
         Action::Replay(args) => replay::run(args).await?,
         Action::Verify(args) => verify::run(args).await?,
     }

@@ -339,7 +339,8 @@ impl Command {
         }
     }
 
-    fn check(&self) -> Vec<FieldError> {
+    /// What is wrong with the values of a command that has the right form.
+    pub fn check(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
         match self {
             Self::PlaceOrder(order) => check_placement(order, &mut errors),

@@ -3,6 +3,7 @@
 mod commands;
 mod customers;
 mod health;
+mod import;
 mod ops;
 mod orders;
 mod products;
@@ -29,6 +30,7 @@ pub fn commands_and_views() -> Router<Arc<App>> {
         .route("/v1/customers/{id}/credit-limit", put(customers::set_credit_limit))
         .route("/v1/customers/{id}/orders", get(customers::orders))
         .route("/v1/products", get(products::list))
+        .route("/v1/products:import", post(import::import))
         .route("/v1/products/{id}", get(products::show).put(products::define))
         .route("/v1/products/{id}/restock", post(products::restock))
         .route("/v1/products/{id}/retire", post(products::retire))

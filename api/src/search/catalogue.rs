@@ -138,6 +138,11 @@ impl Catalogue {
         &self.facts
     }
 
+    /// A product as it is known.
+    pub fn find(&self, id: &ProductId) -> Option<&Product> {
+        self.product(*self.slots.get(id)?)
+    }
+
     /// The product in a slot.
     pub fn product(&self, slot: Slot) -> Option<&Product> {
         self.products.get(slot as usize)

@@ -101,6 +101,11 @@ impl Search {
         }
     }
 
+    /// Looks into the catalogue.
+    pub fn look<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
+        look(&self.catalogue.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Changes the catalogue.
     fn change<T>(&self, change: impl FnOnce(&mut Catalogue) -> T) -> T {
         change(&mut self.catalogue.write().unwrap_or_else(PoisonError::into_inner))

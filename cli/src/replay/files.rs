@@ -2,19 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
-use std::fs::File;
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use csv::StringRecord;
 use millrace_shared::command::{
-    Command, DefineProduct, MAX_QUANTITY, PaymentMethod, PlaceOrder, RegisterCustomer,
+    Command, DefineProduct, FieldError, MAX_QUANTITY, PaymentMethod, PlaceOrder, RegisterCustomer,
     RequestedLine, check_key,
 };
 use millrace_shared::ids::{CustomerId, ProductId};
 use millrace_shared::money::{Currency, Money};
+use millrace_shared::table::{Column, ProductColumns, Row, Table};
 use serde_json::Value;
 
 use super::{Payment, Price, ReplayArgs};
@@ -105,9 +105,9 @@ pub struct ShopOrder {
 /// Reads the files that the arguments name.
 pub fn read(args: &ReplayArgs) -> anyhow::Result<Shop> {
     let table = |file, path: &Path| {
-        let opened = File::open(path)
+        let opened = fs::File::open(path)
             .with_context(|| format!("the file {} cannot be read", path.display()))?;
-        Table::new(file, path.display().to_string(), opened, &args.columns)
+        File::new(file, path.display().to_string(), opened, &args.columns)
     };
     join(
         args,
@@ -120,10 +120,10 @@ pub fn read(args: &ReplayArgs) -> anyhow::Result<Shop> {
 
 fn join<R: Read>(
     args: &ReplayArgs,
-    products: Table<R>,
-    customers: Table<R>,
-    orders: Table<R>,
-    lines: Table<R>,
+    products: File<R>,
+    customers: File<R>,
+    orders: File<R>,
+    lines: File<R>,
 ) -> anyhow::Result<Shop> {
     let products = read_products(products, args)?;
     let limit = args.credit_limit.map(|amount| credit_limit(amount, &products)).transpose()?;
@@ -135,33 +135,33 @@ fn join<R: Read>(
 }
 
 fn read_products<R: Read>(
-    mut table: Table<R>,
+    mut table: File<R>,
     args: &ReplayArgs,
 ) -> anyhow::Result<Vec<ShopProduct>> {
     let id = table.column("productId")?;
-    let texts = [table.column("name")?, table.column("brand")?, table.column("category")?];
-    let [price, currency] = [table.column("priceMinor")?, table.column("currency")?];
-    // What an option stands in for need not be in the file.
-    let stock = if args.stock.is_none() { Some(table.column("stock")?) } else { None };
+    let columns = ProductColumns {
+        id,
+        texts: [table.column("name")?, table.column("brand")?, table.column("category")?],
+        price: table.column("priceMinor")?,
+        currency: table.column("currency")?,
+        // What an option stands in for need not be in the file.
+        stock: if args.stock.is_none() { Some(table.column("stock")?) } else { None },
+    };
     let discontinued =
         if args.include_discontinued { None } else { Some(table.column("discontinued")?) };
     let mut seen = HashSet::new();
     let mut products = Vec::new();
     while let Some(row) = table.next()? {
-        let [name, brand, category] = texts.map(|column| row.text(column).to_owned());
-        let define = DefineProduct {
-            product_id: row.parse(id)?,
-            name,
-            brand,
-            category,
-            price: Money::new(row.parse(price)?, row.currency(currency)?),
-            initial_stock: stock.map_or(Ok(args.stock), |column| row.parse(column).map(Some))?,
-        };
+        let read = columns.read(&row.row);
+        let mut define = read.with_context(|| format!("{}:{}", row.path, row.row.line))?;
+        if let (Some(stock), None) = (columns.stock, define.initial_stock) {
+            return Err(row.wrong(stock, "must be a number"));
+        }
+        define.initial_stock = args.stock.or(define.initial_stock);
         ensure!(
             seen.insert(define.product_id.clone()),
             row.wrong(id, "this product stands in an earlier row")
         );
-        row.check(&Command::DefineProduct(define.clone()))?;
         let retired = discontinued.map_or(Ok(false), |column| row.flag(column))?;
         products.push(ShopProduct { define, retired });
     }
@@ -178,7 +178,7 @@ fn credit_limit(amount: i64, products: &[ShopProduct]) -> anyhow::Result<Money> 
 }
 
 fn read_customers<R: Read>(
-    mut table: Table<R>,
+    mut table: File<R>,
     credit_limit: Option<Money>,
 ) -> anyhow::Result<Vec<RegisterCustomer>> {
     let [id, name] = [table.column("customerId")?, table.column("name")?];
@@ -199,8 +199,8 @@ fn read_customers<R: Read>(
 }
 
 fn read_orders<R: Read>(
-    mut orders: Table<R>,
-    lines: Table<R>,
+    mut orders: File<R>,
+    lines: File<R>,
     customers: &HashSet<CustomerId>,
     prices: &HashMap<ProductId, Money>,
     args: &ReplayArgs,
@@ -241,7 +241,7 @@ fn read_orders<R: Read>(
 
 /// The lines of each order, with the row of its first one.
 fn read_lines<R: Read>(
-    mut table: Table<R>,
+    mut table: File<R>,
     prices: &HashMap<ProductId, Money>,
     price: Option<Price>,
 ) -> anyhow::Result<HashMap<String, (u64, Vec<RequestedLine>)>> {
@@ -263,7 +263,7 @@ fn read_lines<R: Read>(
             (Some(_), Some(then)) => Some(Money::new(row.parse(then)?, catalogue.currency)),
         };
         let (_, lines) =
-            orders.entry(row.text(order).to_owned()).or_insert_with(|| (row.line, Vec::new()));
+            orders.entry(row.text(order).to_owned()).or_insert_with(|| (row.row.line, Vec::new()));
         ensure!(
             lines.iter().all(|line| line.product_id != product_id),
             row.wrong(product, "the order has an earlier line of this product; add them up")
@@ -278,88 +278,71 @@ fn read_lines<R: Read>(
     Ok(orders)
 }
 
-/// One CSV file with a header.
-struct Table<'a, R> {
-    file: &'static str,
-    path: String,
-    reader: csv::Reader<R>,
-    headers: StringRecord,
-    names: &'a [ColumnName],
-}
-
-/// A column's place and the name that it has in messages.
-#[derive(Debug, Clone, Copy)]
-struct Column {
-    index: usize,
+/// One of the files.
+struct File<'a, R> {
     name: &'static str,
+    path: String,
+    table: Table<R>,
+    columns: &'a [ColumnName],
 }
 
-struct Row<'a> {
+/// A row, with the file that it is told with.
+struct FileRow<'a> {
     path: &'a str,
-    line: u64,
-    record: StringRecord,
+    row: Row,
 }
 
-impl<'a, R: Read> Table<'a, R> {
+impl<'a, R: Read> File<'a, R> {
     fn new(
-        file: &'static str,
+        name: &'static str,
         path: String,
         source: R,
-        names: &'a [ColumnName],
+        columns: &'a [ColumnName],
     ) -> anyhow::Result<Self> {
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(source);
-        let headers =
-            reader.headers().with_context(|| format!("{path}: the header is unreadable"))?.clone();
-        Ok(Self { file, path, reader, headers, names })
+        let table =
+            Table::new(source).with_context(|| format!("{path}: the header is unreadable"))?;
+        Ok(Self { name, path, table, columns })
     }
 
     /// Finds a column by its name or by the header that the user gave it; a name given for this
     /// file goes before one given for all.
     fn column(&self, name: &'static str) -> anyhow::Result<Column> {
         let given = |file: Option<&str>| {
-            self.names.iter().find(|n| n.column == name && n.file.as_deref() == file)
+            self.columns.iter().find(|n| n.column == name && n.file.as_deref() == file)
         };
         let header =
-            given(Some(self.file)).or_else(|| given(None)).map_or(name, |n| n.header.as_str());
-        let mut found = self.headers.iter().enumerate().filter(|(_, text)| *text == header);
-        match (found.next(), found.next()) {
-            (Some((index, _)), None) => Ok(Column { index, name }),
-            (Some(_), Some(_)) => bail!("{}: there are two columns {header:?}", self.path),
-            (None, _) => bail!(
-                "{}: there is no column {header:?}, only {}; name another one for it with \
-                 --column {}.{name}=HEADER",
+            given(Some(self.name)).or_else(|| given(None)).map_or(name, |n| n.header.as_str());
+        self.table.column(name, header).map_err(|error| {
+            anyhow!(
+                "{}: {}; name another one for it with --column {}.{name}=HEADER",
                 self.path,
-                self.headers.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", "),
-                self.file,
-            ),
-        }
+                error.detail,
+                self.name,
+            )
+        })
     }
 
-    fn next(&mut self) -> anyhow::Result<Option<Row<'_>>> {
-        let mut record = StringRecord::new();
-        let found = self.reader.read_record(&mut record).with_context(|| self.path.clone())?;
-        let line = record.position().map_or(0, csv::Position::line);
-        Ok(found.then_some(Row { path: &self.path, line, record }))
+    fn next(&mut self) -> anyhow::Result<Option<FileRow<'_>>> {
+        let row = self.table.read_row().with_context(|| self.path.clone())?;
+        Ok(row.map(|row| FileRow { path: &self.path, row }))
     }
 }
 
-impl Row<'_> {
+impl FileRow<'_> {
     fn text(&self, column: Column) -> &str {
-        self.record.get(column.index).unwrap_or_default()
+        self.row.text(column)
+    }
+
+    fn placed(&self, FieldError { field, detail, .. }: FieldError) -> anyhow::Error {
+        anyhow!("{}:{}: {field}: {detail}", self.path, self.row.line)
     }
 
     fn wrong(&self, column: Column, what: impl Display) -> anyhow::Error {
-        let Column { name, .. } = column;
-        anyhow!("{}:{}: {name}: {what}: {:?}", self.path, self.line, self.text(column))
+        self.placed(self.row.wrong(column, what))
     }
 
     fn parse<T: FromStr<Err: Display>>(&self, column: Column) -> anyhow::Result<T> {
-        self.text(column).parse().map_err(|error| self.wrong(column, error))
-    }
-
-    fn currency(&self, column: Column) -> anyhow::Result<Currency> {
-        Currency::from_code(self.text(column))
-            .ok_or_else(|| self.wrong(column, "not an ISO 4217 currency code"))
+        self.row.parse(column).map_err(|error| self.placed(error))
     }
 
     fn flag(&self, column: Column) -> anyhow::Result<bool> {
@@ -376,7 +359,7 @@ impl Row<'_> {
             bail!("a command must be a JSON object");
         };
         Command::read(command.kind(), body)
-            .with_context(|| format!("{}:{}", self.path, self.line))
+            .with_context(|| format!("{}:{}", self.path, self.row.line))
             .map(drop)
     }
 }

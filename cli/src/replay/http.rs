@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail, ensure};
 use millrace_shared::command::{Command, KEY_HEADER};
 use millrace_shared::ids::CommandId;
+use millrace_shared::import::Report;
 use millrace_shared::message::Subject;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -83,6 +84,20 @@ impl Http {
         ensure!(status.is_success(), "{path}: unexpected answer {status}");
         // Without the outcome there is no subject in the answer, only what it is called.
         Ok(Answer::Taken((status != StatusCode::ACCEPTED).then_some(answer)))
+    }
+
+    /// Imports products, an object on each line.
+    pub async fn import(&self, rows: Vec<u8>, deadline: Instant) -> anyhow::Result<Report> {
+        let path = "/v1/products:import";
+        let rows = bytes::Bytes::from(rows);
+        let (status, answer) = self
+            .exchange(deadline, path, || {
+                let request = self.client.post(format!("{}{path}", self.base));
+                request.header(CONTENT_TYPE, "application/x-ndjson").body(rows.clone())
+            })
+            .await?;
+        ensure!(status.is_success(), "{path}: the answer is {status}: {}", refused(&answer).detail);
+        Ok(serde_json::from_value(answer)?)
     }
 
     async fn get(&self, path: &str, deadline: Instant) -> anyhow::Result<Option<Value>> {

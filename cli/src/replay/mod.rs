@@ -3,7 +3,7 @@
 //! after a crash, places no second order.
 
 mod files;
-mod http;
+pub(crate) mod http;
 mod nats;
 mod place;
 mod summary;

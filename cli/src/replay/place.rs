@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::stream::{self, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use millrace_shared::command::{
     Command, DefineProduct, RegisterCustomer, RetireProduct, SetCreditLimit,
 };
@@ -17,6 +16,7 @@ use tokio::time::{Instant, interval};
 use super::files::{Shop, ShopOrder, ShopProduct};
 use super::summary::{NO_OUTCOME, Outcome, SetUp, Summary};
 use super::target::{Fit, Request, Settled, Target};
+use crate::progress;
 
 /// Products and customers under way at once.
 const SET_UP_CONCURRENCY: usize = 32;
@@ -92,7 +92,8 @@ impl OrderView {
 /// is the stock of a product that is there.
 pub async fn set_up(target: &Target, shop: &Shop, timeout: Duration) -> anyhow::Result<SetUp> {
     let mut done = SetUp::default();
-    let bar = bar(shop.products.len() + shop.customers.len(), "products and customers")?;
+    let bar =
+        progress::things(shop.products.len() + shop.customers.len(), "products and customers")?;
     let mut products = stream::iter(&shop.products)
         .map(|product| set_up_product(target, product, timeout))
         .buffer_unordered(SET_UP_CONCURRENCY);
@@ -205,7 +206,7 @@ pub async fn orders(
     pace: Pace,
     mut summary: Summary,
 ) -> anyhow::Result<(Summary, Option<anyhow::Error>)> {
-    let bar = bar(orders.len(), "orders")?;
+    let bar = progress::things(orders.len(), "orders")?;
     let start = Instant::now();
     let tick = pace.rate.map(|rate| interval(Duration::from_secs_f64(1.0 / rate)));
     let on_time = stream::unfold((orders.iter(), tick), |(mut orders, mut tick)| async move {
@@ -284,11 +285,4 @@ async fn place(target: &Target, order: &ShopOrder, timeout: Duration) -> anyhow:
         }
     }
     Ok(outcome)
-}
-
-/// A bar on standard error, invisible where that is not a terminal.
-fn bar(length: usize, what: &'static str) -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec} {eta}")?;
-    let bar = ProgressBar::new(u64::try_from(length)?);
-    Ok(bar.with_style(style).with_message(what))
 }

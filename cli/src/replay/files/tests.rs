@@ -24,7 +24,7 @@ const L: &str = "orderId,productId,quantity,unitPriceThenMinor,discount\n\
 fn shop(args: &ReplayArgs, [p, c, o, l]: [&str; 4]) -> Result<Shop, String> {
     let table = |file: &'static str, text| {
         let path = format!("{file}.csv");
-        Table::new(file, path, std::io::Cursor::new(String::from(text)), &args.columns)
+        File::new(file, path, std::io::Cursor::new(String::from(text)), &args.columns)
     };
     let shop = || {
         join(args, table(PRODUCTS, p)?, table(CUSTOMERS, c)?, table(ORDERS, o)?, table(LINES, l)?)
