@@ -154,7 +154,8 @@ impl NatsConfig {
         let mut options = async_nats::ConnectOptions::new()
             .name(name)
             .connection_timeout(Duration::from_secs(5))
-            .ping_interval(Duration::from_secs(10))
+            // A connection that the other side no longer has is found with the fourth.
+            .ping_interval(Duration::from_secs(3))
             .request_timeout(Some(Duration::from_secs(5)))
             .subscription_capacity(16 * 1024)
             .reconnect_delay_callback(|attempt| {

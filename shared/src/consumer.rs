@@ -39,8 +39,9 @@ use crate::topology::Topology;
 const ACK_WAIT: Duration = Duration::from_secs(15);
 /// How often unfinished work is reported, so that the server goes on waiting.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// The most time that one batch may take.
-const LIMIT: Duration = Duration::from_mins(2);
+/// The most time that one batch may take. A database that no longer knows of the connection and cannot
+/// say so is noticed by nothing else.
+const LIMIT: Duration = Duration::from_secs(45);
 /// How often it is looked whether a message stands in the way that cannot be received.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long running batches may go on after the shutdown was asked for.

@@ -13,6 +13,7 @@
 //! | `NS:G:order-days` | sorted set | the days that have orders |
 //! | `NS:G:products` | sorted set | product ids, in the order of their bytes |
 //! | `NS:G:reports:{SLOT}:…` | hashes | the sums of the reports: see `views/reports.rs` |
+//! | `NS:through` | string | `RUN PLACE`: which server has all events up to which place |
 //! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written |
 
 mod anew;
@@ -22,6 +23,7 @@ mod lists;
 mod orders;
 mod reports;
 mod scripts;
+mod through;
 mod write;
 
 pub use anew::{Difference, Row};
@@ -30,6 +32,7 @@ pub use generation::{FRESH, Generations};
 pub use lists::Page;
 pub use orders::{OrderEntry, OrderFilter, OrderList, OrderPage, Place};
 pub use reports::{By, Range, Sales, Sold};
+pub use through::Restarted;
 
 use std::sync::Arc;
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::world::World;
-use crate::harness::usd;
+use crate::harness::{eventually, usd};
 
 /// Customers; each second one has a credit limit that it comes near.
 const CUSTOMERS: u32 = 6;
@@ -108,19 +108,30 @@ impl Client {
         ((0..count).map(client).collect(), known)
     }
 
-    /// Registers the customers and defines the products.
+    /// Registers the customers and defines the products; they are there when it returns.
     pub async fn open_shop(&mut self) {
         for number in 0..CUSTOMERS {
             let mut body = json!({ "customerId": format!("c{number}"), "name": "Somebody" });
             if number.is_multiple_of(2) {
                 body["creditLimit"] = usd(5_000);
             }
-            self.send(request("customer.register", "/v1/customers", body)).await;
+            let register = request("customer.register", "/v1/customers", body);
+            while !self.send(&register).await {}
+            self.is_there(&format!("/v1/customers/c{number}")).await;
         }
         for number in 0..PRODUCTS {
             let stock = if number < HOT { 25 } else { 100_000 };
-            self.define(number, 250, stock).await;
+            while !self.define(number, 250, stock).await {}
+            self.is_there(&format!("/v1/products/p{number}")).await;
         }
+    }
+
+    async fn is_there(&self, path: &str) {
+        eventually(path, async || {
+            let answer = self.http.get(format!("{}{path}", self.edges[0])).send().await.ok()?;
+            (answer.status() == 200).then_some(())
+        })
+        .await;
     }
 
     /// Acts until the time has come.
@@ -145,7 +156,7 @@ impl Client {
                 let product = format!("p{}", self.rng.random_range(0..HOT));
                 let body = json!({ "productId": product, "quantity": self.rng.random_range(1..9) });
                 let path = format!("/v1/products/{product}/restock");
-                self.send(request("product.restock", path, body)).await;
+                self.send(&request("product.restock", path, body)).await;
             }
             93..97 => {
                 let customer = format!("c{}", self.rng.random_range(0..CUSTOMERS / 2) * 2);
@@ -154,7 +165,7 @@ impl Client {
                 let path = format!("/v1/customers/{customer}/credit-limit");
                 let mut request = request("customer.set-credit-limit", path, body);
                 request.method = reqwest::Method::PUT;
-                self.send(request).await;
+                self.send(&request).await;
             }
             _ => {
                 let (number, price) =
@@ -164,7 +175,7 @@ impl Client {
         }
     }
 
-    async fn define(&mut self, number: u32, price: i64, stock: u32) {
+    async fn define(&mut self, number: u32, price: i64, stock: u32) -> bool {
         let product = format!("p{number}");
         let body = json!({
             "productId": product, "name": "Thing", "brand": "Acme", "category": "Things",
@@ -172,7 +183,7 @@ impl Client {
         });
         let mut request = request("product.define", format!("/v1/products/{product}"), body);
         request.method = reqwest::Method::PUT;
-        self.send(request).await;
+        self.send(&request).await
     }
 
     fn order(&mut self) -> Value {
@@ -219,7 +230,7 @@ impl Client {
         }
         let mut request = request("order.place", "/v1/orders", body);
         (request.key, request.wait) = (key, self.rng.random_bool(0.1));
-        self.send(request).await;
+        self.send(&request).await;
     }
 
     async fn step(&mut self, kind: &'static str, step: &str, mut body: Value) {
@@ -232,23 +243,24 @@ impl Client {
         let Some(order) = order else { return };
         let path = format!("/v1/orders/{order}/{step}");
         body["orderId"] = json!(order);
-        self.send(request(kind, path, body)).await;
+        self.send(&request(kind, path, body)).await;
     }
 
     /// Sends; what has a key is sent again until it is acknowledged, three times at the most.
-    async fn send(&mut self, request: Request) {
+    async fn send(&mut self, request: &Request) -> bool {
         let tries = if request.key.is_some() { 3 } else { 1 };
         for _ in 0..tries {
             let sent = if let Some(nats) = &self.nats {
-                self.publish(&nats.clone(), &request).await
+                self.publish(&nats.clone(), request).await
             } else {
-                self.post(&request).await
+                self.post(request).await
             };
             if sent {
-                return;
+                return true;
             }
             sleep(Duration::from_millis(self.rng.random_range(50..500))).await;
         }
+        false
     }
 
     async fn post(&mut self, request: &Request) -> bool {

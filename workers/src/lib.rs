@@ -2,6 +2,7 @@
 //! keeps the views. Each is one type that implements [`millrace_shared::consumer::Worker`].
 
 pub mod book;
+pub mod catch_up;
 pub mod event_log;
 pub mod expiry;
 pub mod gateway;
@@ -33,6 +34,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::catch_up::CatchUp;
 use crate::ledger::PostgresLedger;
 use crate::rebuild::Rebuild;
 use crate::trim::{Keep, Trim};
@@ -132,9 +134,10 @@ pub async fn run(
             let worker = Arc::new(projection::Projection::new(views.clone()));
             // It writes the views; that there are any is seen to beside it.
             let keeper = Rebuild::new(pool.clone(), views.clone(), &client, topology.clone());
+            let catch_up = CatchUp::new(views.clone(), &client, topology.clone());
             let work = consumer::run(worker, client, topology, shutdown.clone());
             let keeping = async {
-                keeper.keep(shutdown).await;
+                tokio::join!(keeper.keep(shutdown.clone()), catch_up.keep(shutdown));
                 Ok(())
             };
             tokio::try_join!(work, keeping)?;

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream;
-use async_nats::jetstream::message::StreamMessage;
 use futures_util::TryStreamExt as _;
 use millrace_shared::command::{Command, Received};
 use millrace_shared::consumer::Worker;
 use millrace_shared::log::{Log, timestamp};
-use millrace_shared::message::{Event, Subject, now};
+use millrace_shared::message::{Subject, now};
 use millrace_shared::topology::{DECIDER, Topology};
 use millrace_shared::views::{CommandView, FRESH, Generations, Row, Views};
 use sqlx::{Connection as _, PgConnection, PgPool};
@@ -23,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::journal;
 use crate::persistence::Persistence;
-use crate::stretch::Stretch;
+use crate::stretch::{Stretch, event};
 
 /// The advisory lock of the one rebuild of a database (`mill_new` in ASCII).
 const LOCK: i64 = 0x6d69_6c6c_5f6e_6577;
@@ -235,20 +234,13 @@ impl Rebuild {
         let mut left = (from <= to).then_some(from..=to);
         while let Some(places) = left {
             let (messages, rest) = self.events.page(places).await?;
-            let events = messages.iter().filter_map(|message| self.event(message));
+            let events = messages.iter().filter_map(|message| event(&self.topology, message));
             let rows: Vec<Row> = events.map(|event| Row { event, newest: true }).collect();
             self.views.fill(generation, &rows).await?;
             count += rows.len() as u64;
             left = rest;
         }
         Ok(count)
-    }
-
-    /// The event in a message of the log; nothing for a clock, or for what no worker could read.
-    fn event(&self, message: &StreamMessage) -> Option<Event> {
-        let event = Event::decode(&message.payload).ok()?;
-        let subject = self.topology.event(event.subject, &event.subject_id, &event.kind);
-        (*message.subject == *subject).then_some(event)
     }
 
     /// Marks what was taken and is not decided.

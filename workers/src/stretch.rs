@@ -14,7 +14,8 @@ use chrono::TimeDelta;
 use futures_util::TryStreamExt as _;
 use futures_util::future::try_join_all;
 use millrace_shared::log::timestamp;
-use millrace_shared::message::now;
+use millrace_shared::message::{Event, now};
+use millrace_shared::topology::Topology;
 use serde::Deserialize;
 
 /// Messages that are asked for at a time.
@@ -50,6 +51,12 @@ impl Stretch {
             Err(error) => Err(anyhow::Error::new(error)
                 .context(format!("the consumer {consumer} of {} cannot be read", self.stream))),
         }
+    }
+
+    /// The last place that a durable consumer has delivered.
+    pub async fn delivered(&self, consumer: &str) -> Result<u64> {
+        let stream = self.jetstream.get_stream_no_info(&self.stream).await?;
+        Ok(stream.consumer_info(consumer).await?.delivered.stream_sequence)
     }
 
     /// As [`Stretch::settled`], for all durable consumers, by their names.
@@ -127,6 +134,13 @@ impl Stretch {
             .or_else(|_| StreamMessage::try_from(RawMessage { headers: None, ..raw }));
         message.map(Some).map_err(|error| anyhow::anyhow!(error))
     }
+}
+
+/// The event in a message of the log; nothing for a clock, or for what no worker could read.
+pub fn event(topology: &Topology, message: &StreamMessage) -> Option<Event> {
+    let event = Event::decode(&message.payload).ok()?;
+    let subject = topology.event(event.subject, &event.subject_id, &event.kind);
+    (*message.subject == *subject).then_some(event)
 }
 
 fn settled(info: &Info, last: u64) -> u64 {

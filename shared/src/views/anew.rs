@@ -203,12 +203,12 @@ impl Views {
 
     /// Removes all keys of the namespace that are not of the generation `keep`; returns how many.
     pub async fn sweep(&self, keep: u64) -> Result<u64, ViewError> {
-        let (marker, kept) = (self.marker(), format!("{}:{keep}:", self.namespace));
+        let (own, kept) = ([self.marker(), self.note_key()], format!("{}:{keep}:", self.namespace));
         let mut removed = 0;
         let mut pages = self.pages(&format!("{}:*", self.namespace));
         while let Some(keys) = pages.next().await {
             let keys = keys?;
-            let old = keys.iter().filter(|key| **key != marker && !key.starts_with(&kept));
+            let old = keys.iter().filter(|key| !own.contains(key) && !key.starts_with(&kept));
             let unlinked: Vec<u64> =
                 try_join_all(old.map(|key| self.redis.unlink(key.as_str()))).await?;
             removed += unlinked.iter().sum::<u64>();
