@@ -19,16 +19,19 @@
 use std::any::Any;
 use std::borrow::Cow;
 
+use axum::extract::Request;
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use millrace_shared::command::{FieldError, Malformed};
 use millrace_shared::reason::Reason;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// The media type of problems.
-const PROBLEM_JSON: &str = "application/problem+json";
+pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// An error as the client sees it.
 #[derive(Debug)]
@@ -38,16 +41,25 @@ pub struct Problem {
     body: Box<Body>,
 }
 
-#[derive(Debug, Serialize)]
-struct Body {
+/// A problem as it is sent. Beside these members it may have others: `reason` and ids of a command
+/// that was refused.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Body {
+    /// Which of the problems it is, for programs.
     #[serde(rename = "type")]
     kind: Cow<'static, str>,
+    /// The same for all problems of a type.
     title: Cow<'static, str>,
+    /// The HTTP status.
     status: u16,
+    /// What is wrong here and now, for people.
     detail: String,
+    /// What is wrong with which field.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<FieldError>,
     #[serde(flatten)]
+    #[schema(ignore)]
     more: Map<String, Value>,
 }
 
@@ -182,7 +194,15 @@ impl IntoResponse for Problem {
 
 /// Gives the errors that axum answers by itself (unknown path, wrong method, a path that is not
 /// UTF-8) the form of all others.
-pub async fn uniform(response: Response) -> Response {
+///
+/// `OPTIONS` is answered by the methods that there are.
+pub async fn uniform(request: Request, next: Next) -> Response {
+    let asks_for_methods = request.method() == Method::OPTIONS;
+    let mut response = next.run(request).await;
+    if asks_for_methods && response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        return response;
+    }
     let status = response.status();
     let error = status.is_client_error() || status.is_server_error();
     let is_problem = response

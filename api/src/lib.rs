@@ -2,7 +2,9 @@
 //! publish ack and answers; it reads the views. It decides nothing. Accepting commands needs only
 //! NATS, reading needs only Redis: each goes on while the other is away.
 
+pub mod contract;
 pub mod error;
+mod headers;
 pub mod listener;
 pub mod lists;
 pub mod reading;
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Problem;
+use crate::headers::Origin;
 use crate::listener::Bounded;
 use crate::search::Search;
 use crate::search::feed::Feed;
@@ -80,6 +83,9 @@ pub struct ApiConfig {
     import_max_bytes: usize,
     #[command(flatten)]
     operators: OperatorConfig,
+    /// Web origin whose pages may call the api (CORS); several with commas. None by default
+    #[arg(long, env = "MILLRACE_CORS_ORIGINS", value_name = "URL", value_delimiter = ',')]
+    cors_origins: Vec<Origin>,
 }
 
 /// What the routes for operators need.
@@ -97,8 +103,14 @@ struct OperatorConfig {
 impl ApiConfig {
     /// An edge that listens at `http`; port 0 takes any free one.
     pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
-        let operators = OperatorConfig::default();
-        Self { http, nats, redis, import_max_bytes: IMPORT_MAX_BYTES, operators }
+        Self {
+            http,
+            nats,
+            redis,
+            import_max_bytes: IMPORT_MAX_BYTES,
+            operators: OperatorConfig::default(),
+            cors_origins: Vec::new(),
+        }
     }
 
     /// With the routes for operators; what they do is written to the audit table there.
@@ -177,7 +189,7 @@ impl Server {
     /// Answers requests until the shutdown. What is under way then is answered still: for at most
     /// ten seconds, and who waits for an outcome is told that it is pending.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ApiConfig { nats, redis, import_max_bytes, operators, .. } = self.config;
+        let ApiConfig { nats, redis, import_max_bytes, operators, cors_origins, .. } = self.config;
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
@@ -227,7 +239,7 @@ impl Server {
         tracing::info!(address = %self.address, "the api answers");
         let listener = Bounded::new(self.listener, CONNECTIONS, PATIENCE);
         let stop = shutdown.clone();
-        let serving = axum::serve(listener, router(&app))
+        let serving = axum::serve(listener, router(&app, cors_origins))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let late = async {
             shutdown.cancelled().await;
@@ -251,18 +263,23 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Resu
     Server::bind(config).await?.serve(shutdown).await
 }
 
-fn router(app: &Arc<App>) -> Router {
+fn router(app: &Arc<App>, cors_origins: Vec<Origin>) -> Router {
     let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
     let mut routes = routes::commands_and_views();
     if app.desk.is_some() {
         routes = routes.merge(routes::operators());
     }
-    routes
+    Router::from(routes)
         .layer(bounded)
         .merge(routes::health())
+        .merge(contract::served(app.desk.is_some()))
         .with_state(Arc::clone(app))
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::map_response(error::uniform))
+        .layer(middleware::from_fn(error::uniform))
+        .layer(middleware::map_response(headers::caching))
+        .layer(headers::compression())
+        .layer(middleware::map_response(headers::weakened))
+        .layer(headers::cors(cors_origins))
 }
 
 /// Refuses what is too much, before anything was read or done.

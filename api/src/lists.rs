@@ -10,15 +10,18 @@ use millrace_shared::order::OrderStatus;
 use millrace_shared::views::{OrderFilter, OrderPage, Place};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::IntoParams;
 
 use crate::error::Problem;
 use crate::reading::raw_items;
 
 /// Which orders of a list are asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct OrdersQuery {
     /// Those that are in one of these statuses now, separated by commas.
+    #[param(example = "paid,shipped")]
     status: Option<String>,
     /// Placed then or later.
     from: Option<DateTime<Utc>>,
@@ -27,6 +30,7 @@ pub struct OrdersQuery {
     /// The `nextCursor` of the page before.
     cursor: Option<String>,
     /// The items of a page, at the most.
+    #[param(minimum = 1, maximum = 100)]
     pub limit: Option<usize>,
 }
 

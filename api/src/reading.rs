@@ -8,12 +8,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use millrace_shared::command::FieldError;
 use millrace_shared::customer::Customer;
+use millrace_shared::ids::CustomerId;
 use millrace_shared::message::Subject;
 use millrace_shared::money::Money;
 use millrace_shared::views::{Document, Page, ViewError};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
 use crate::error::Problem;
@@ -27,8 +29,9 @@ pub const USUAL_LIMIT: usize = 20;
 pub const MAX_LIMIT: usize = 100;
 
 /// Which version of a document is asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Freshness {
     /// Wait for this version, or a later one.
     min_version: Option<u64>,
@@ -97,7 +100,9 @@ pub fn document(headers: &HeaderMap, document: Document) -> Response {
     let tag = format!("\"{}\"", document.version);
     let has = |value: &HeaderValue| {
         value.to_str().is_ok_and(|text| {
-            text.split(',').map(str::trim).any(|known| known == tag || known == "*")
+            // Compared weakly (RFC 9110, 13.1.2).
+            let known = text.split(',').map(|known| known.trim().trim_start_matches("W/"));
+            known.into_iter().any(|known| known == tag || known == "*")
         })
     };
     let mut response = if headers.get_all(IF_NONE_MATCH).iter().any(has) {
@@ -114,11 +119,11 @@ pub fn document(headers: &HeaderMap, document: Document) -> Response {
 }
 
 /// A customer as it is shown: with the credit in use and what is left, in the limit's currency.
-#[derive(Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Shown<'a> {
-    customer_id: &'a str,
-    name: &'a str,
+pub struct CustomerView {
+    customer_id: CustomerId,
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     credit_limit: Option<Money>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,13 +143,13 @@ pub fn with_credit(document: &Document) -> Result<Document, Problem> {
     let money = |amount: i64| customer.credit_limit.map(|l| Money::new(amount, l.currency));
     // A limit may be set below what is in use.
     let left = |limit: Money| (limit.amount - customer.credit_used).max(0);
-    let shown = Shown {
-        customer_id: customer.customer_id.as_str(),
-        name: &customer.name,
+    let shown = CustomerView {
         credit_limit: customer.credit_limit,
         credit_used: money(customer.credit_used),
         credit_available: customer.credit_limit.map(left).and_then(money),
         version: customer.version,
+        customer_id: customer.customer_id,
+        name: customer.name,
     };
     let json = serde_json::to_string(&shown).map_err(damaged)?;
     Ok(Document { json, version: document.version })

@@ -1,5 +1,7 @@
 //! Commands: what clients ask for, in one form for HTTP and for NATS.
 
+#![expect(unused_qualifications, reason = "in what utoipa's macros write")]
+
 mod fields;
 mod identity;
 
@@ -7,6 +9,9 @@ pub use identity::{Given, Identified, Received, Source, check_key};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use self::fields::{check_money, check_placement, check_quantity, check_text, typed};
 use crate::ids::{CustomerId, OrderId, ProductId};
@@ -28,7 +33,7 @@ pub const UNRECEIVABLE: &str = "Millrace-Unreceivable";
 pub const KEY_HEADER: &str = "Idempotency-Key";
 
 /// Places an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlaceOrder {
     /// Follows from the idempotency key where there is one.
@@ -37,18 +42,20 @@ pub struct PlaceOrder {
     /// Who orders.
     pub customer_id: CustomerId,
     /// What is ordered: one line a product.
+    #[schema(min_items = 1, max_items = 200)]
     pub lines: Vec<RequestedLine>,
     /// How it is paid.
     pub payment: PaymentMethod,
 }
 
 /// A line of an order as the client sends it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RequestedLine {
     /// The product.
     pub product_id: ProductId,
     /// Pieces.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub quantity: u32,
     /// The price that the client has seen. It is never used as the price: if it differs from
     /// the catalogue's, the order is rejected.
@@ -58,7 +65,7 @@ pub struct RequestedLine {
 
 /// How an order is paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "snake_case", try_from = "PaymentFields")]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields, try_from = "PaymentFields")]
 pub enum PaymentMethod {
     /// By a card, known to the gateway under a token.
     Card {
@@ -94,6 +101,25 @@ impl TryFrom<PaymentFields> for PaymentMethod {
     }
 }
 
+impl PartialSchema for PaymentMethod {
+    /// Closed, as [`PaymentFields`] is: what is derived would allow further fields.
+    fn schema() -> RefOr<Schema> {
+        let of = |method: &str| {
+            let name = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([method]));
+            let closed = Some(AdditionalProperties::FreeForm(false));
+            ObjectBuilder::new()
+                .property("method", name)
+                .required("method")
+                .additional_properties(closed)
+        };
+        let token = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[!-~]{1,200}$"));
+        let card = of("card").property("token", token).required("token");
+        OneOfBuilder::new().item(card).item(of("account")).into()
+    }
+}
+
+impl ToSchema for PaymentMethod {}
+
 impl PaymentMethod {
     /// The method without its details.
     pub fn kind(&self) -> PaymentKind {
@@ -105,25 +131,28 @@ impl PaymentMethod {
 }
 
 /// Calls an order off, or asks for its money back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OrderStep {
     /// The order.
     pub order_id: OrderId,
     /// The client's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = one_line::<500>)]
     pub reason: Option<String>,
 }
 
 /// Tells that an order has left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ShipOrder {
     /// The order.
     pub order_id: OrderId,
     /// Who carries it.
+    #[schema(schema_with = one_line::<100>)]
     pub carrier: String,
     /// The carrier's number.
+    #[schema(schema_with = one_line::<100>)]
     pub tracking_number: String,
 }
 
@@ -135,7 +164,7 @@ impl ShipOrder {
 }
 
 /// Tells that an order has arrived.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeliverOrder {
     /// The order.
@@ -143,13 +172,14 @@ pub struct DeliverOrder {
 }
 
 /// Registers a customer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RegisterCustomer {
     /// Follows from the command's id where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer_id: Option<CustomerId>,
     /// How the shop calls them.
+    #[schema(schema_with = one_line::<200>)]
     pub name: String,
     /// Without it there is no payment by account.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -157,7 +187,7 @@ pub struct RegisterCustomer {
 }
 
 /// Changes a credit limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SetCreditLimit {
     /// The customer.
@@ -167,16 +197,19 @@ pub struct SetCreditLimit {
 }
 
 /// Puts a product into the catalogue, or replaces its catalogue data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DefineProduct {
     /// The product.
     pub product_id: ProductId,
     /// What it is called.
+    #[schema(schema_with = one_line::<200>)]
     pub name: String,
     /// Who makes it.
+    #[schema(schema_with = one_line::<100>)]
     pub brand: String,
     /// Where it stands in the catalogue.
+    #[schema(schema_with = one_line::<100>)]
     pub category: String,
     /// The price of a piece.
     pub price: Money,
@@ -186,17 +219,18 @@ pub struct DefineProduct {
 }
 
 /// Adds stock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RestockProduct {
     /// The product.
     pub product_id: ProductId,
     /// Pieces that came in.
+    #[schema(minimum = 1, maximum = 1_000_000)]
     pub quantity: u32,
 }
 
 /// Takes a product out of sale.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetireProduct {
     /// The product.
@@ -229,6 +263,14 @@ pub enum Command {
     RetireProduct(RetireProduct),
 }
 
+/// The schema of a text that [`check_text`] takes.
+fn one_line<const MOST: usize>() -> ObjectBuilder {
+    const CONTROLS: &str = r"\u0000-\u001f\u007f-\u009f";
+    let pattern = format!(r"^[^{CONTROLS}]*[^\s{CONTROLS}][^{CONTROLS}]*$");
+    let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+    text.min_length(Some(1)).max_length(Some(MOST))
+}
+
 /// All kinds of commands: the ends of their subjects.
 pub const KINDS: [&str; 10] = [
     "order.place",
@@ -244,7 +286,7 @@ pub const KINDS: [&str; 10] = [
 ];
 
 /// What is wrong with one field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FieldError {
     /// Where: `lines[2].quantity`; `body` for the whole.
     pub field: String,

@@ -1,13 +1,14 @@
 //! The customer aggregate, pure: registration, the credit limit and the credit in use.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::CustomerId;
 use crate::money::Money;
 use crate::reason::{Reason, Refusal};
 
 /// A customer as it stands. This is the state that events carry and the document that is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Customer {
     /// The customer.
@@ -24,10 +25,11 @@ pub struct Customer {
 }
 
 /// What happened to a customer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case")]
 pub enum CustomerEvent {
     /// The customer was registered.
+    #[serde(rename_all = "camelCase")]
     Registered {
         /// The name.
         name: String,
@@ -36,11 +38,13 @@ pub enum CustomerEvent {
         credit_limit: Option<Money>,
     },
     /// The credit limit was changed.
+    #[serde(rename_all = "camelCase")]
     CreditLimitSet {
         /// The new limit.
         credit_limit: Money,
     },
     /// Orders have used credit or given it back. Several changes may stand in one event.
+    #[serde(rename_all = "camelCase")]
     CreditChanged {
         /// The credit in use after it.
         credit_used: i64,

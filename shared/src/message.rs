@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::customer::{Customer, CustomerEvent};
@@ -22,7 +23,9 @@ pub const SCHEMA: u32 = 1;
 pub const TRACEPARENT: &str = "traceparent";
 
 /// What an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
     /// An order.
@@ -54,7 +57,7 @@ impl fmt::Display for Subject {
 }
 
 /// An event. `data` and `state` stay as the JSON text that was stored until they are asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Event {
     /// Derived from subject, version and cause.
@@ -64,6 +67,7 @@ pub struct Event {
     /// The order, customer, product or command.
     pub subject_id: String,
     /// Its place in the subject's history, from 1, without a gap.
+    #[schema(minimum = 1)]
     pub version: u64,
     /// What happened: `paid`.
     #[serde(rename = "type")]
@@ -80,8 +84,10 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// What happened, in detail.
+    #[schema(value_type = Object)]
     pub data: Box<RawValue>,
     /// The subject as it now is.
+    #[schema(value_type = Object)]
     pub state: Box<RawValue>,
 }
 
@@ -121,11 +127,14 @@ pub struct CommandOutcome {
 
 /// An outcome as it is read. With a flattened option instead, a reason that this program does not
 /// know would pass for no reason: for an acceptance.
-#[derive(Deserialize)]
-struct OutcomeFields {
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CommandOutcome)]
+pub(crate) struct OutcomeFields {
+    /// Why it was refused; absent if it was accepted as a repetition of another command.
     reason: Option<Reason>,
     #[serde(default)]
     detail: String,
+    /// The subject it was about, as far as it is known.
     about: Option<About>,
 }
 
@@ -137,7 +146,7 @@ impl From<OutcomeFields> for CommandOutcome {
 }
 
 /// What a command was about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct About {
     /// An order, a customer or a product.

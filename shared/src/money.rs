@@ -3,21 +3,31 @@
 use std::fmt;
 
 pub use iso_currency::Currency;
+use iso_currency::IntoEnumIterator as _;
 use serde::{Deserialize, Deserializer, Serialize, de};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 /// The largest amount that is taken from outside, in minor units. Sums of many such amounts
 /// stay far inside `i64` and inside what JSON readers hold exactly (2^53).
 pub const MAX_AMOUNT: i64 = 1_000_000_000_000;
 
 /// An amount of one currency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Money {
     /// Minor units of the currency: 1234 USD is 12.34 dollars.
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     pub amount: i64,
     /// ISO 4217 code.
     #[serde(deserialize_with = "currency")]
+    #[schema(schema_with = codes)]
     pub currency: Currency,
+}
+
+fn codes() -> ObjectBuilder {
+    let codes = Currency::iter().map(|currency| currency.code());
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes))
 }
 
 fn currency<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Currency, D::Error> {

@@ -10,6 +10,7 @@ pub use decide::{
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::command::PaymentMethod;
@@ -19,7 +20,9 @@ use crate::reason::{Reason, Refusal};
 
 /// Where an order stands. Before its first event it is *pending*, which is known only by its
 /// command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderStatus {
     /// Accepted: stock, and credit if any, are reserved.
@@ -83,7 +86,7 @@ impl OrderStatus {
 
 /// A line with the product as it was bought. Name, brand and prices are absent only in a
 /// rejected order whose product was unknown.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OrderLine {
     /// The product.
@@ -105,7 +108,7 @@ pub struct OrderLine {
 }
 
 /// What was ordered: carried by the first event of every order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Who ordered.
@@ -122,8 +125,8 @@ pub struct Placement {
 }
 
 /// What happened to an order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case")]
 pub enum OrderEvent {
     /// The order was accepted, and its stock and credit reserved.
     Validated(Placement),
@@ -142,6 +145,7 @@ pub enum OrderEvent {
         detail: String,
     },
     /// The order is paid.
+    #[serde(rename_all = "camelCase")]
     Paid {
         /// The gateway's name of the charge; absent for payment by account.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +170,7 @@ pub enum OrderEvent {
         reason: Option<String>,
     },
     /// The money was given back.
+    #[serde(rename_all = "camelCase")]
     Refunded {
         /// The charge that was given back; absent for payment by account.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +200,7 @@ impl OrderEvent {
 }
 
 /// The carrier and its number for the parcel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Shipment {
     /// Who carries it.
@@ -205,7 +210,7 @@ pub struct Shipment {
 }
 
 /// `card` or `account`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentKind {
     /// By a card token, through the gateway.
@@ -215,7 +220,7 @@ pub enum PaymentKind {
 }
 
 /// What became of the payment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PaymentStatus {
     /// Nothing was charged.
@@ -254,7 +259,7 @@ impl PaymentStatus {
 }
 
 /// The payment of an order. The card token is not part of it: it stays in the first event's data.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Payment {
     /// How.
@@ -270,7 +275,7 @@ pub struct Payment {
 }
 
 /// A step of the order's history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// The status that was reached.
     pub status: OrderStatus,
@@ -281,7 +286,7 @@ pub struct Step {
 }
 
 /// An order as it stands. This is the state that events carry and the document that is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     /// The order.

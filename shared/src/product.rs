@@ -1,13 +1,14 @@
 //! The product aggregate, pure: catalogue data and stock.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::ProductId;
 use crate::money::Money;
 use crate::reason::{Reason, Refusal};
 
 /// Pieces of a product. Whatever was stocked is in one of the three.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Stock {
     /// Free to be sold.
     pub available: i64,
@@ -18,7 +19,7 @@ pub struct Stock {
 }
 
 /// A product as it stands. This is the state that events carry and the document that is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Product {
     /// The product.
@@ -40,10 +41,11 @@ pub struct Product {
 }
 
 /// What happened to a product.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case")]
 pub enum ProductEvent {
     /// The product is new, or its catalogue data were replaced; it is sold (again).
+    #[serde(rename_all = "camelCase")]
     Defined {
         /// What it is called.
         name: String,

@@ -1,9 +1,10 @@
 //! Why something was refused: one list for rejected orders and refused commands.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// A stable, machine-readable reason.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// The customer is not registered.
@@ -65,7 +66,7 @@ impl Reason {
 }
 
 /// A refusal: the reason, and a sentence for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Refusal {
     /// For programs.

@@ -41,6 +41,7 @@ use fred::error::Error as RedisError;
 use fred::interfaces::{ClientLike as _, KeysInterface as _};
 use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::CommandId;
 use crate::message::{CommandOutcome, Event, EventError, Subject};
@@ -74,7 +75,7 @@ pub struct Document {
 }
 
 /// What became of a command, as it is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CommandView {
     /// The command.
@@ -102,7 +103,7 @@ pub struct CommandView {
 }
 
 /// How far a command is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandStatus {
     /// Stored, not decided.

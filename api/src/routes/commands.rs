@@ -14,15 +14,22 @@ use millrace_shared::topology::DECIDER;
 use millrace_shared::views::{CommandView, ViewError, command_view};
 
 use crate::App;
+use crate::contract::ReadAnswers;
 use crate::error::Problem;
 
-/// `GET /v1/commands/{id}`, by command id or by the stream sequence that the publish ack named.
+/// What became of a command: by command id, or by the stream sequence that the publish ack named.
+#[utoipa::path(
+    get, path = "/v1/commands/{id}", tag = "commands",
+    params(("id" = String, Path, description = "A UUID, or a sequence", pattern = "^([0-9]{1,19}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$")),
+    responses((status = OK, description = "The outcome", body = CommandView), ReadAnswers)
+)]
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     app.check_views()?;
     let view = match (id.parse::<u64>(), id.parse::<CommandId>()) {
+        (Ok(0), _) => None,
         (Ok(sequence), _) => by_sequence(&app, sequence).await?,
         (_, Ok(command)) => app.views.command(command).await?,
         _ => {

@@ -6,22 +6,45 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use millrace_shared::command::RegisterCustomer;
 use millrace_shared::ids::CustomerId;
 use millrace_shared::message::Subject;
 
 use crate::App;
-use crate::error::Problem;
+use crate::contract::{
+    CommandAnswers, CommandHeaders, CreditLimitBody, OrderPage, ReadAnswers, ReadHeaders,
+};
+use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
-use crate::reading::{Freshness, document, limit, with_credit};
+use crate::reading::{CustomerView, Freshness, document, limit, with_credit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
-/// `POST /v1/customers`
+/// Registers a customer.
+#[utoipa::path(
+    post, path = "/v1/customers", tag = "customers",
+    params(CommandHeaders),
+    request_body = RegisterCustomer,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = CustomerView)
+    )
+)]
 pub async fn register(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     submit(&app, "customer.register", posted).await
 }
 
-/// `PUT /v1/customers/{id}/credit-limit`
+/// Sets the credit limit.
+#[utoipa::path(
+    put, path = "/v1/customers/{id}/credit-limit", tag = "customers",
+    params(("id" = CustomerId, Path), CommandHeaders),
+    request_body = CreditLimitBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = CustomerView),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn set_credit_limit(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -30,7 +53,12 @@ pub async fn set_credit_limit(
     submit(&app, "customer.set-credit-limit", posted.with("customerId", &id)?).await
 }
 
-/// `GET /v1/customers/{id}`
+/// A customer, with the credit that is left.
+#[utoipa::path(
+    get, path = "/v1/customers/{id}", tag = "customers",
+    params(("id" = CustomerId, Path), Freshness, ReadHeaders),
+    responses((status = OK, description = "The customer", body = CustomerView), ReadAnswers)
+)]
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -43,7 +71,12 @@ pub async fn show(
     Ok(document(&headers, with_credit(&customer)?))
 }
 
-/// `GET /v1/customers/{id}/orders`: newest first.
+/// A customer's orders, newest first.
+#[utoipa::path(
+    get, path = "/v1/customers/{id}/orders", tag = "customers",
+    params(("id" = CustomerId, Path), OrdersQuery),
+    responses((status = OK, description = "A page", body = OrderPage))
+)]
 pub async fn orders(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

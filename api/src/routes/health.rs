@@ -10,14 +10,24 @@ use serde_json::{Value, json};
 
 use crate::App;
 
-/// `GET /livez`: the process answers.
+/// The process answers.
+#[utoipa::path(
+    get, path = "/livez", tag = "health",
+    responses((status = OK, description = "It does", body = Object))
+)]
 pub async fn live() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: commands can be stored or views can be read. With one of the two the edge still
-/// has work that it can do; without both it is not ready. Nor is it while it reads the catalogue for
-/// the first time.
+/// Commands can be stored or views can be read. With one of the two the edge still has work that it
+/// can do; without both it is not ready. Nor is it while it reads the catalogue for the first time.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses(
+        (status = OK, description = "It is ready", body = Object),
+        (status = SERVICE_UNAVAILABLE, description = "It is not", body = Object)
+    )
+)]
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
     let word = |up: bool| if up { "up" } else { "down" };
     let (accepts, reads) = (app.can_accept(), app.can_read());

@@ -1,5 +1,7 @@
 //! The routes, by what they are about.
 
+#![expect(unused_qualifications, reason = "in what utoipa's macros write")]
+
 mod commands;
 mod customers;
 mod health;
@@ -11,40 +13,41 @@ mod reports;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::App;
 
 /// All that takes commands or reads views.
-pub fn commands_and_views() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/orders", post(orders::place))
-        .route("/v1/orders/{id}", get(orders::show))
-        .route("/v1/orders/{id}/cancel", post(orders::cancel))
-        .route("/v1/orders/{id}/ship", post(orders::ship))
-        .route("/v1/orders/{id}/deliver", post(orders::deliver))
-        .route("/v1/orders/{id}/refund", post(orders::refund))
-        .route("/v1/customers", post(customers::register))
-        .route("/v1/customers/{id}", get(customers::show))
-        .route("/v1/customers/{id}/credit-limit", put(customers::set_credit_limit))
-        .route("/v1/customers/{id}/orders", get(customers::orders))
-        .route("/v1/products", get(products::list))
+pub fn commands_and_views() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(orders::place))
+        .routes(routes!(orders::show))
+        .routes(routes!(orders::cancel))
+        .routes(routes!(orders::ship))
+        .routes(routes!(orders::deliver))
+        .routes(routes!(orders::refund))
+        .routes(routes!(customers::register))
+        .routes(routes!(customers::show))
+        .routes(routes!(customers::set_credit_limit))
+        .routes(routes!(customers::orders))
+        .routes(routes!(products::list))
         .route("/v1/products:import", post(import::import))
-        .route("/v1/products/{id}", get(products::show).put(products::define))
-        .route("/v1/products/{id}/restock", post(products::restock))
-        .route("/v1/products/{id}/retire", post(products::retire))
-        .route("/v1/commands/{id}", get(commands::show))
+        .routes(routes!(products::show, products::define))
+        .routes(routes!(products::restock))
+        .routes(routes!(products::retire))
+        .routes(routes!(commands::show))
 }
 
 /// What operators do.
-pub fn operators() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/orders", get(orders::list))
-        .route("/v1/ops/parked", get(ops::list))
-        .route("/v1/ops/parked/{sequence}", get(ops::show))
-        .route("/v1/ops/parked/replay", post(ops::replay))
-        .route("/v1/ops/parked/discard", post(ops::discard))
+pub fn operators() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(orders::list))
+        .routes(routes!(ops::list))
+        .routes(routes!(ops::show))
+        .routes(routes!(ops::replay))
+        .routes(routes!(ops::discard))
         .route("/v1/reports/sales", get(reports::sales))
         .route("/v1/reports/payments", get(reports::payments))
         .route("/v1/reports/status", get(reports::status))
@@ -54,6 +57,6 @@ pub fn operators() -> Router<Arc<App>> {
 }
 
 /// What is asked by whoever runs the edge.
-pub fn health() -> Router<Arc<App>> {
-    Router::new().route("/livez", get(health::live)).route("/readyz", get(health::ready))
+pub fn health() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(health::live)).routes(routes!(health::ready))
 }

@@ -9,11 +9,14 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use millrace_shared::command::FieldError;
 use millrace_shared::parking::desk::{Desk, Filter, Patience};
+use millrace_shared::parking::told;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
-use crate::error::Problem;
+use crate::contract::{Discarded, ParkedPage};
+use crate::error::{Body, Problem};
 use crate::reading::limit;
 use crate::request::{Posted, parameters, path_id, preferred_wait};
 
@@ -23,17 +26,26 @@ const MOST: usize = 100;
 const WAIT: Duration = Duration::from_secs(10);
 
 /// Which parked messages are asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct ParkedQuery {
+    /// Only of this worker.
+    #[param(pattern = "^[A-Za-z0-9_-]{1,200}$")]
     worker: Option<String>,
+    /// Only about this subject: `order/ID`.
+    #[param(pattern = "^[A-Za-z0-9_-]{1,200}/[A-Za-z0-9_-]{1,200}$")]
     subject: Option<String>,
+    /// Items of a page.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
+    /// The `nextCursor` of the page before.
+    #[param(pattern = "^[0-9]{1,19}$")]
     cursor: Option<String>,
 }
 
 /// What is to be replayed.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Replay {
     #[serde(default)]
@@ -47,14 +59,18 @@ struct Replay {
 }
 
 /// What is to be discarded.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Discard {
     sequences: Vec<u64>,
     why: String,
 }
 
-/// `GET /v1/ops/parked`
+/// Parked messages, in the order in which they were parked.
+#[utoipa::path(
+    get, path = "/v1/ops/parked", tag = "operators", params(ParkedQuery),
+    responses((status = OK, description = "A page", body = ParkedPage))
+)]
 pub async fn list(
     State(app): State<Arc<App>>,
     query: Result<Query<ParkedQuery>, QueryRejection>,
@@ -68,7 +84,15 @@ pub async fn list(
     Ok(Json(json!({ "items": page.items, "nextCursor": next })).into_response())
 }
 
-/// `GET /v1/ops/parked/{sequence}`
+/// A parked message with all that it holds.
+#[utoipa::path(
+    get, path = "/v1/ops/parked/{sequence}", tag = "operators",
+    params(("sequence" = u64, Path, description = "Its sequence in PARKED")),
+    responses(
+        (status = OK, description = "The message", body = told::Shown),
+        (status = NOT_FOUND, description = "Nothing is parked there", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(sequence): Path<String>,
@@ -79,7 +103,11 @@ pub async fn show(
     Ok(Json(shown.ok_or_else(none)?).into_response())
 }
 
-/// `POST /v1/ops/parked/replay`
+/// Gives parked messages back to their workers, and waits for what becomes of them.
+#[utoipa::path(
+    post, path = "/v1/ops/parked/replay", tag = "operators", request_body = Replay,
+    responses((status = OK, description = "What became of them", body = told::Report))
+)]
 pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     let patience = Patience::of(preferred_wait(&posted.headers).unwrap_or(WAIT));
     let replay: Replay = body(posted)?;
@@ -100,7 +128,11 @@ pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Respo
     Ok(Json(report).into_response())
 }
 
-/// `POST /v1/ops/parked/discard`
+/// Discards parked messages; they are kept in the audit table.
+#[utoipa::path(
+    post, path = "/v1/ops/parked/discard", tag = "operators", request_body = Discard,
+    responses((status = OK, description = "What became of them", body = Discarded))
+)]
 pub async fn discard(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     let discard: Discard = body(posted)?;
     bounded(&discard.sequences)?;

@@ -6,22 +6,41 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use millrace_shared::command::PlaceOrder;
 use millrace_shared::ids::OrderId;
 use millrace_shared::message::Subject;
+use millrace_shared::order::Order;
 
 use crate::App;
-use crate::error::Problem;
+use crate::contract::{
+    CommandAnswers, CommandHeaders, EmptyBody, OrderPage, OrderView, ReadAnswers, ReadHeaders,
+    ShipBody, StepBody,
+};
+use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
 use crate::reading::{Freshness, document, limit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
-/// `POST /v1/orders`
+/// Places an order.
+#[utoipa::path(
+    post, path = "/v1/orders", tag = "orders",
+    params(CommandHeaders),
+    request_body = PlaceOrder,
+    responses(
+        CommandAnswers,
+        (status = CREATED, description = "With `Prefer: wait`: the order, paid", body = Order)
+    )
+)]
 pub async fn place(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     submit(&app, "order.place", posted).await
 }
 
-/// `GET /v1/orders`: those of all customers, newest first. For operators.
+/// The orders of all customers, newest first.
+#[utoipa::path(
+    get, path = "/v1/orders", tag = "operators", params(OrdersQuery),
+    responses((status = OK, description = "A page", body = OrderPage))
+)]
 pub async fn list(
     State(app): State<Arc<App>>,
     query: Result<Query<OrdersQuery>, QueryRejection>,
@@ -32,7 +51,17 @@ pub async fn list(
     orders_page(app.views.all_orders(&filter, after.as_ref(), limit).await?)
 }
 
-/// `POST /v1/orders/{id}/cancel`
+/// Calls an order off; what was paid is refunded.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/cancel", tag = "orders",
+    params(("id" = OrderId, Path), CommandHeaders),
+    request_body = StepBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn cancel(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -41,7 +70,17 @@ pub async fn cancel(
     step(&app, "order.cancel", &id, posted).await
 }
 
-/// `POST /v1/orders/{id}/ship`
+/// Tells that a paid order has left.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/ship", tag = "orders",
+    params(("id" = OrderId, Path), CommandHeaders),
+    request_body = ShipBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn ship(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -50,7 +89,17 @@ pub async fn ship(
     step(&app, "order.ship", &id, posted).await
 }
 
-/// `POST /v1/orders/{id}/deliver`
+/// Tells that a shipped order has arrived.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/deliver", tag = "orders",
+    params(("id" = OrderId, Path), CommandHeaders),
+    request_body = EmptyBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn deliver(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -59,7 +108,17 @@ pub async fn deliver(
     step(&app, "order.deliver", &id, posted).await
 }
 
-/// `POST /v1/orders/{id}/refund`
+/// Gives the money back.
+#[utoipa::path(
+    post, path = "/v1/orders/{id}/refund", tag = "orders",
+    params(("id" = OrderId, Path), CommandHeaders),
+    request_body = StepBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn refund(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -72,7 +131,12 @@ async fn step(app: &App, kind: &str, id: &str, posted: Posted) -> Result<Respons
     submit(app, kind, posted.with("orderId", id)?).await
 }
 
-/// `GET /v1/orders/{id}`
+/// An order as it stands.
+#[utoipa::path(
+    get, path = "/v1/orders/{id}", tag = "orders",
+    params(("id" = OrderId, Path), Freshness, ReadHeaders),
+    responses((status = OK, description = "The order", body = OrderView), ReadAnswers)
+)]
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,

@@ -9,15 +9,30 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use millrace_shared::ids::ProductId;
 use millrace_shared::message::Subject;
+use millrace_shared::product::Product;
 
 use crate::App;
-use crate::error::Problem;
+use crate::contract::{
+    CommandAnswers, CommandHeaders, EmptyBody, ProductBody, ProductList, ReadAnswers, ReadHeaders,
+    RestockBody, SearchQuery,
+};
+use crate::error::{Body, Problem};
 use crate::reading::{Freshness, document, page};
 use crate::request::{Posted, parameters, path_id};
 use crate::search::asked::Asked;
 use crate::submit::submit;
 
-/// `PUT /v1/products/{id}`
+/// Puts a product into the catalogue, or replaces its catalogue data.
+#[utoipa::path(
+    put, path = "/v1/products/{id}", tag = "products",
+    params(("id" = ProductId, Path), CommandHeaders),
+    request_body = ProductBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Product),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn define(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -26,7 +41,17 @@ pub async fn define(
     submit(&app, "product.define", posted.with("productId", &id)?).await
 }
 
-/// `POST /v1/products/{id}/restock`
+/// Adds stock.
+#[utoipa::path(
+    post, path = "/v1/products/{id}/restock", tag = "products",
+    params(("id" = ProductId, Path), CommandHeaders),
+    request_body = RestockBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Product),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn restock(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -35,7 +60,17 @@ pub async fn restock(
     submit(&app, "product.restock", posted.with("productId", &id)?).await
 }
 
-/// `POST /v1/products/{id}/retire`
+/// Takes a product out of sale.
+#[utoipa::path(
+    post, path = "/v1/products/{id}/retire", tag = "products",
+    params(("id" = ProductId, Path), CommandHeaders),
+    request_body = EmptyBody,
+    responses(
+        CommandAnswers,
+        (status = OK, description = "With `Prefer: wait`: as it is now", body = Product),
+        (status = NOT_FOUND, description = "There is no such thing", body = Body, content_type = "application/problem+json")
+    )
+)]
 pub async fn retire(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -44,7 +79,12 @@ pub async fn retire(
     submit(&app, "product.retire", posted.with("productId", &id)?).await
 }
 
-/// `GET /v1/products/{id}`
+/// A product, with its stock.
+#[utoipa::path(
+    get, path = "/v1/products/{id}", tag = "products",
+    params(("id" = ProductId, Path), Freshness, ReadHeaders),
+    responses((status = OK, description = "The product", body = Product), ReadAnswers)
+)]
 pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
@@ -56,8 +96,12 @@ pub async fn show(
     Ok(document(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
 }
 
-/// `GET /v1/products`: all, in the order of their ids; or those that fit, with the counts of each
-/// kind. The list is read from the views, the search from the catalogue in memory.
+/// All products, in the order of their ids; or those that fit, with the counts of each kind. The list
+/// is read from the views, the search from the catalogue in memory.
+#[utoipa::path(
+    get, path = "/v1/products", tag = "products", params(SearchQuery),
+    responses((status = OK, description = "A page", body = ProductList))
+)]
 pub async fn list(
     State(app): State<Arc<App>>,
     RawQuery(query): RawQuery,

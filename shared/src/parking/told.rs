@@ -7,6 +7,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::audit::listed;
 use super::record::Parked;
@@ -56,7 +57,7 @@ impl Filter {
 }
 
 /// A parked message as it is listed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Listed {
     /// Its sequence in PARKED.
@@ -96,16 +97,18 @@ impl From<&Parked> for Listed {
 }
 
 /// A parked message with all that it holds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Shown {
     /// What the list tells.
     #[serde(flatten)]
     pub listed: Listed,
     /// Its own headers.
     #[serde(serialize_with = "by_name")]
+    #[schema(value_type = Object)]
     pub headers: HeaderMap,
     /// Its payload; nothing if it was too large to be copied and its stream has it no longer.
     #[serde(flatten)]
+    #[schema(ignore)]
     pub payload: Payload,
 }
 
@@ -132,7 +135,7 @@ fn by_name<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S
 }
 
 /// Some parked messages of a list.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Page {
     /// In the order of their sequences.
@@ -142,7 +145,7 @@ pub struct Page {
 }
 
 /// What became of a message that was to be replayed or discarded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// Its sequence in PARKED when it was asked for.
@@ -156,7 +159,7 @@ pub struct Outcome {
 }
 
 /// Which message it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct What {
     /// The worker.
@@ -168,7 +171,7 @@ pub struct What {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "result", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Done {
     /// The worker has processed it, and it is no longer parked.
@@ -191,7 +194,7 @@ pub enum Done {
 }
 
 /// What a replay of many did.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// One for each message, in the order in which they were asked for.

@@ -3,6 +3,7 @@
 mod command;
 mod command_fields;
 mod command_ids;
+mod contract;
 mod customer_product;
 mod golden;
 mod message;

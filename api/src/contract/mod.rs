@@ -1,0 +1,151 @@
+//! The contract of the edge: its `OpenAPI` 3.1 document, made from the routes and the types
+//! themselves. What is common to many routes is said once, here.
+
+mod shapes;
+
+pub use shapes::*;
+
+use axum::routing::get;
+use axum::{Json, Router};
+use utoipa::OpenApi as _;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{Content, ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::error::PROBLEM_JSON;
+use crate::routes;
+
+/// Where the document is served.
+const PATH: &str = "/openapi.json";
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Millrace",
+        description = "Order processing: commands are accepted here and carried out by workers; \
+                       reads are answered from views.\n\n\
+                       Money is in minor units (1234 USD is 12.34 dollars), times are RFC 3339 in \
+                       UTC, errors are problem documents (RFC 9457)."
+    ),
+    tags(
+        (name = "orders", description = "Placing orders, their further steps, reading them"),
+        (name = "customers", description = "Customers, their credit and their orders"),
+        (name = "products", description = "The catalogue and its stock"),
+        (name = "commands", description = "What became of a command"),
+        (name = "operators", description = "Only there with `--operator-routes`"),
+        (name = "health", description = "For whoever runs the edge"),
+    ),
+    components(schemas(crate::error::Body, Accepted))
+)]
+struct Contract;
+
+/// Answers that many routes have in common: status, name, meaning.
+const COMMON: [(&str, &str, &str); 5] = [
+    ("400", "Malformed", "The request is malformed; `errors` names the fields."),
+    ("408", "TooSlow", "The body did not arrive in time."),
+    ("413", "TooLarge", "The body is larger than a command may be."),
+    ("415", "NotJson", "The body is not JSON."),
+    (
+        "503",
+        "Unavailable",
+        "Too much to do, or a server behind the edge is away: come back after `Retry-After` \
+         seconds. Unless `type` is `/problems/outcome-unknown`, the request has had no effect.",
+    ),
+];
+
+/// The document; the routes for operators are only there where they are served.
+pub fn document(operators: bool) -> OpenApi {
+    let mut parts = vec![routes::commands_and_views(), routes::health()];
+    if operators {
+        parts.push(routes::operators());
+    }
+    let mut document = Contract::openapi();
+    for part in parts {
+        document.merge(part.into_openapi());
+    }
+    for item in document.paths.paths.values_mut() {
+        let operations = [&mut item.get, &mut item.post, &mut item.put];
+        operations.into_iter().flatten().for_each(complete);
+    }
+    let responses = &mut document.components.get_or_insert_default().responses;
+    for (_, name, description) in COMMON {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        let response = ResponseBuilder::new().description(description);
+        responses.insert(name.to_owned(), response.content(PROBLEM_JSON, content).build().into());
+    }
+    document
+}
+
+/// Adds what all operations of a kind have in common.
+fn complete(operation: &mut Operation) {
+    let tag = operation.tags.iter().flatten().next().map_or("", String::as_str);
+    let name = operation.operation_id.as_deref().unwrap_or("");
+    operation.operation_id = Some(format!("{tag}-{}", name.replace('_', "-")));
+    let has_body = operation.request_body.is_some();
+    if let Some(RefOr::T(body)) = &mut operation.request_body {
+        // Where nothing has to be said, the body may be left out.
+        let silent = |content: &RefOr<Content>| {
+            let RefOr::T(Content { schema: Some(RefOr::Ref(of)), .. }) = content else {
+                return false;
+            };
+            ["EmptyBody", "StepBody"].iter().any(|name| of.ref_location.ends_with(name))
+        };
+        if body.content.values().any(silent) {
+            body.required = Some(Required::False);
+        }
+    }
+    for (status, name, _) in COMMON {
+        let fits = match status {
+            "400" => has_body || operation.parameters.is_some(),
+            "503" => true,
+            _ => has_body,
+        };
+        let responses = &mut operation.responses.responses;
+        if fits && tag != "health" && !responses.contains_key(status) {
+            let response = RefOr::Ref(Ref::from_response_name(name));
+            responses.insert(status.to_owned(), response);
+        }
+    }
+}
+
+/// `GET /openapi.json`, and a page to read it at `/docs`.
+pub fn served<S: Clone + Send + Sync + 'static>(operators: bool) -> Router<S> {
+    let document = document(operators);
+    let json = get(async move || Json(document));
+    let page = SwaggerUi::new("/docs").config(Config::from(PATH));
+    Router::new().route(PATH, json).merge(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// `MILLRACE_BLESS=1 cargo test -p millrace-api contract` writes the file anew.
+    #[test]
+    fn the_document_that_is_checked_in_is_the_one_that_is_served() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
+        let made = document(true).to_pretty_json().unwrap() + "\n";
+        if std::env::var_os("MILLRACE_BLESS").is_some_and(|bless| bless == "1") {
+            fs::write(&file, &made).unwrap();
+        }
+        let checked_in = fs::read_to_string(&file).unwrap_or_default();
+        assert!(checked_in == made, "docs/openapi.json is not what the code says: bless it");
+    }
+
+    #[test]
+    fn every_reference_has_its_target() {
+        let json = serde_json::to_value(document(true)).unwrap();
+        let mut open = vec![&json];
+        while let Some(value) = open.pop() {
+            if let Some(target) = value["$ref"].as_str() {
+                let pointer = target.strip_prefix('#').unwrap();
+                assert!(json.pointer(pointer).is_some(), "{target} is missing");
+            }
+            open.extend(value.as_object().into_iter().flat_map(|object| object.values()));
+            open.extend(value.as_array().into_iter().flatten());
+        }
+    }
+}
