@@ -53,12 +53,11 @@ fn every_kind_of_command_and_event_has_a_schema() {
         let file = file.unwrap().path();
         let name = file.file_stem().unwrap().to_str().unwrap();
         let value: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-        let (list, wanted) = match name.strip_prefix("cmd-") {
-            Some(kind) => (&messages.commands, kind.replacen('-', ".", 1)),
-            None => {
-                let text = |field: &str| value[field].as_str().unwrap().to_owned();
-                (&messages.events, format!("{}.{}", text("subject"), text("type")))
-            }
+        let (list, wanted) = if let Some(kind) = name.strip_prefix("cmd-") {
+            (&messages.commands, kind.replacen('-', ".", 1))
+        } else {
+            let text = |field: &str| value[field].as_str().unwrap().to_owned();
+            (&messages.events, format!("{}.{}", text("subject"), text("type")))
         };
         let message = list.iter().find(|message| message.name == wanted);
         let schema = messages.alone(message.unwrap_or_else(|| panic!("{wanted} has no schema")));
