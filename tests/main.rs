@@ -16,6 +16,7 @@ mod harness;
 mod lists;
 mod once;
 mod overload;
+mod own_writes;
 mod parked;
 mod parking;
 mod process;

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 
 use crate::App;
 use crate::error::Problem;
-use crate::request::MAX_WAIT;
+use crate::request::{MAX_WAIT, preferred_wait};
+use crate::wait::Waiter;
 
 /// How long a read waits for the asked version, if it is not said.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
@@ -32,8 +33,32 @@ pub const MAX_LIMIT: usize = 100;
 pub struct Freshness {
     /// Wait for this version, or a later one.
     min_version: Option<u64>,
-    /// For how long at the most; then what there is, is answered.
+    /// For how long at the most; then what there is, is answered, and that it is older.
     wait_ms: Option<u64>,
+}
+
+impl Freshness {
+    /// With the wait of `Prefer: wait=SECONDS`, unless the query says another.
+    #[must_use]
+    pub fn or_preferred(mut self, headers: &HeaderMap) -> Self {
+        let preferred = || preferred_wait(headers).map(|wait| wait.as_secs() * 1_000);
+        self.wait_ms = self.wait_ms.or_else(preferred);
+        self
+    }
+
+    /// Of a wait that is not bound to a version: none, if it is not asked for.
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait_ms.map(|wait| Duration::from_millis(wait).min(MAX_WAIT))
+    }
+}
+
+/// What a read has found.
+#[derive(Debug)]
+pub struct Found {
+    /// The document.
+    pub document: Document,
+    /// Whether it is still older than the version that was asked for.
+    pub not_yet: bool,
 }
 
 impl From<ViewError> for Problem {
@@ -69,27 +94,43 @@ impl App {
         subject: Subject,
         id: &str,
         fresh: &Freshness,
-    ) -> Result<Document, Problem> {
+    ) -> Result<Found, Problem> {
         self.check_views()?;
         let unknown = || Problem::not_found(format!("there is no {subject} {id}"));
         let Some(version) = fresh.min_version else {
-            return self.views.document(subject, id).await?.ok_or_else(unknown);
+            let document = self.views.document(subject, id).await?.ok_or_else(unknown)?;
+            return Ok(Found { document, not_yet: false });
         };
-        let wait = fresh.wait_ms.map_or(USUAL_WAIT, Duration::from_millis).min(MAX_WAIT);
-        let deadline = Instant::now() + wait;
-        let waiter = self
-            .waiters
-            .register(vec![format!("{subject}/{id}")])
-            .ok_or_else(|| Problem::overloaded("too many requests wait for a change"))?;
+        let deadline = Instant::now() + fresh.wait().unwrap_or(USUAL_WAIT);
+        let waiter = self.wait_for(vec![format!("{subject}/{id}")])?;
+        let mut in_time = true;
         loop {
             let found = self.views.document(subject, id).await?;
-            if found.as_ref().is_some_and(|document| document.version >= version)
-                || !waiter.changed(deadline).await
-            {
-                return found.ok_or_else(unknown);
+            if found.as_ref().is_some_and(|document| document.version >= version) || !in_time {
+                let document = found.ok_or_else(unknown)?;
+                return Ok(Found { not_yet: document.version < version, document });
             }
+            // Whatever ends the waiting, there is a last look.
+            in_time = waiter.changed(deadline).await;
         }
     }
+
+    /// Begins to listen for changes of `keys`.
+    pub fn wait_for(&self, keys: Vec<String>) -> Result<Waiter, Problem> {
+        let waiter = self.waiters.register(keys);
+        waiter.ok_or_else(|| Problem::overloaded("too many requests wait for a change"))
+    }
+}
+
+/// What was found as an answer: 202 if it is not what was asked for yet. Its version is its `ETag`
+/// in any case.
+pub fn found(headers: &HeaderMap, found: Found) -> Response {
+    if !found.not_yet {
+        return document(headers, found.document);
+    }
+    let mut response = document(&HeaderMap::new(), found.document);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
 }
 
 /// A document as an answer: its version is its `ETag`. 304 if the client has it already.

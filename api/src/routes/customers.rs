@@ -12,7 +12,7 @@ use millrace_shared::message::Subject;
 use crate::App;
 use crate::error::Problem;
 use crate::lists::{OrdersQuery, orders_page};
-use crate::reading::{Freshness, document, limit, with_credit};
+use crate::reading::{Found, Freshness, found, limit, with_credit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
@@ -38,9 +38,9 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: CustomerId = path_id("customerId", &id)?;
-    let fresh = parameters(query)?;
+    let fresh = parameters(query)?.or_preferred(&headers);
     let customer = app.read(Subject::Customer, id.as_str(), &fresh).await?;
-    Ok(document(&headers, with_credit(&customer)?))
+    Ok(found(&headers, Found { document: with_credit(&customer.document)?, ..customer }))
 }
 
 /// `GET /v1/customers/{id}/orders`: newest first.

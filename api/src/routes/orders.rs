@@ -12,7 +12,7 @@ use millrace_shared::message::Subject;
 use crate::App;
 use crate::error::Problem;
 use crate::lists::{OrdersQuery, orders_page};
-use crate::reading::{Freshness, document, limit};
+use crate::reading::{Freshness, found, limit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
@@ -80,6 +80,6 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: OrderId = path_id("orderId", &id)?;
-    let fresh = parameters(query)?;
-    Ok(document(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
+    let fresh = parameters(query)?.or_preferred(&headers);
+    Ok(found(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
 }

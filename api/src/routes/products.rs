@@ -12,7 +12,7 @@ use millrace_shared::message::Subject;
 
 use crate::App;
 use crate::error::Problem;
-use crate::reading::{Freshness, document, page};
+use crate::reading::{Freshness, found, page};
 use crate::request::{Posted, parameters, path_id};
 use crate::search::asked::Asked;
 use crate::submit::submit;
@@ -52,8 +52,8 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: ProductId = path_id("productId", &id)?;
-    let fresh = parameters(query)?;
-    Ok(document(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
+    let fresh = parameters(query)?.or_preferred(&headers);
+    Ok(found(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
 }
 
 /// `GET /v1/products`: all, in the order of their ids; or those that fit, with the counts of each
