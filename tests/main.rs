@@ -14,6 +14,7 @@ mod expiry;
 mod flow;
 mod harness;
 mod lists;
+mod live;
 mod once;
 mod overload;
 mod own_writes;

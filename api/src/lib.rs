@@ -5,6 +5,7 @@
 pub mod error;
 pub mod listener;
 pub mod lists;
+pub mod live;
 pub mod reading;
 pub mod request;
 pub mod routes;
@@ -35,13 +36,16 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Problem;
 use crate::listener::Bounded;
+use crate::live::{Live, LiveConfig};
 use crate::search::Search;
 use crate::search::feed::Feed;
 use crate::submit::Marks;
 use crate::wait::Waiters;
 
-/// Connections at a time; more wait in the kernel's queue.
+/// Connections at a time besides those of live streams; more wait in the kernel's queue.
 const CONNECTIONS: usize = 10_000;
+/// Open files besides those of connections.
+const OTHER_FILES: usize = 200;
 /// A connection on which nothing was answered for so long is closed: longer than any wait.
 const PATIENCE: Duration = Duration::from_secs(75);
 /// Requests at a time, waiting ones among them; further ones are refused at once.
@@ -72,6 +76,8 @@ pub struct ApiConfig {
     #[command(flatten)]
     redis: RedisConfig,
     #[command(flatten)]
+    live: LiveConfig,
+    #[command(flatten)]
     operators: OperatorConfig,
 }
 
@@ -90,7 +96,15 @@ struct OperatorConfig {
 impl ApiConfig {
     /// An edge that listens at `http`; port 0 takes any free one.
     pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
-        Self { http, nats, redis, operators: OperatorConfig::default() }
+        let (live, operators) = Default::default();
+        Self { http, nats, redis, live, operators }
+    }
+
+    /// With live streams served in another way than usual.
+    #[must_use]
+    pub fn with_live(mut self, live: LiveConfig) -> Self {
+        self.live = live;
+        self
     }
 
     /// With the routes for operators; what they do is written to the audit table there.
@@ -109,6 +123,7 @@ pub struct App {
     commands: Log,
     views: Views,
     waiters: Arc<Waiters>,
+    live: Live,
     marks: Marks,
     requests: Semaphore,
     search: Arc<Search>,
@@ -167,7 +182,7 @@ impl Server {
     /// Answers requests until the shutdown. What is under way then is answered still: for at most
     /// ten seconds, and who waits for an outcome is told that it is pending.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ApiConfig { nats, redis, operators, .. } = self.config;
+        let ApiConfig { nats, redis, operators, live, .. } = self.config;
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
@@ -182,11 +197,13 @@ impl Server {
             (false, _) => None,
         };
         let (search, index) = Search::new()?;
+        let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
             desk,
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
-            views: Views::new(redis.client()?, topology.namespace()),
+            live: Live::new(&live, &views, shutdown.clone()),
+            views,
             waiters: Arc::clone(&waiters),
             marks: Marks::default(),
             requests: Semaphore::new(REQUESTS),
@@ -202,18 +219,22 @@ impl Server {
         };
         let feeding = tokio::spawn(feed.run(index, shutdown.clone()));
         let watching = tokio::spawn({
-            let (namespace, stop) = (app.topology.namespace().to_owned(), shutdown.clone());
+            let (app, stop) = (Arc::clone(&app), shutdown.clone());
             async move {
-                watch_changes(&redis, &namespace, &stop, |change| match change {
-                    Change::Views(lines) => waiters.wake(lines),
-                    Change::Missed => waiters.wake_all(),
+                let woken = [&*waiters, app.live.waiters()];
+                watch_changes(&redis, app.topology.namespace(), &stop, |change| match change {
+                    Change::Views(lines) => woken.iter().for_each(|waiters| waiters.wake(lines)),
+                    Change::Missed => woken.iter().for_each(|waiters| waiters.wake_all()),
                 })
                 .await
             }
         });
         app.warm_up().await;
         tracing::info!(address = %self.address, "the api answers");
-        let listener = Bounded::new(self.listener, CONNECTIONS, PATIENCE);
+        let connections = CONNECTIONS + live.streams;
+        listener::allow_files(connections + OTHER_FILES);
+        let stalled = Duration::from_secs(live.stalled.into());
+        let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();
         let serving = axum::serve(listener, router(&app))
             .with_graceful_shutdown(async move { stop.cancelled().await });

@@ -46,9 +46,10 @@ impl Freshness {
         self
     }
 
-    /// Of a wait that is not bound to a version: none, if it is not asked for.
-    pub fn wait(&self) -> Option<Duration> {
-        self.wait_ms.map(|wait| Duration::from_millis(wait).min(MAX_WAIT))
+    /// Any version, as soon as there is one within the time.
+    pub fn exists(within: Duration) -> Self {
+        let wait = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        Self { min_version: Some(0), wait_ms: Some(wait) }
     }
 }
 
@@ -97,22 +98,26 @@ impl App {
     ) -> Result<Found, Problem> {
         self.check_views()?;
         let unknown = || Problem::not_found(format!("there is no {subject} {id}"));
-        let Some(version) = fresh.min_version else {
-            let document = self.views.document(subject, id).await?.ok_or_else(unknown)?;
-            return Ok(Found { document, not_yet: false });
-        };
-        let deadline = Instant::now() + fresh.wait().unwrap_or(USUAL_WAIT);
-        let waiter = self.wait_for(vec![format!("{subject}/{id}")])?;
-        let mut in_time = true;
-        loop {
-            let found = self.views.document(subject, id).await?;
-            if found.as_ref().is_some_and(|document| document.version >= version) || !in_time {
-                let document = found.ok_or_else(unknown)?;
-                return Ok(Found { not_yet: document.version < version, document });
+        let mut found = self.views.document(subject, id).await?;
+        let version = fresh.min_version.unwrap_or(0);
+        let there =
+            |found: &Option<Document>| found.as_ref().is_some_and(|it| it.version >= version);
+        if fresh.min_version.is_some() && !there(&found) {
+            let wait = fresh.wait_ms.map_or(USUAL_WAIT, Duration::from_millis).min(MAX_WAIT);
+            let deadline = Instant::now() + wait;
+            let waiter = self.wait_for(vec![format!("{subject}/{id}")])?;
+            let mut in_time = true;
+            loop {
+                found = self.views.document(subject, id).await?;
+                if there(&found) || !in_time {
+                    break;
+                }
+                // Whatever ends the waiting, there is a last look.
+                in_time = waiter.changed(deadline).await;
             }
-            // Whatever ends the waiting, there is a last look.
-            in_time = waiter.changed(deadline).await;
         }
+        let document = found.ok_or_else(unknown)?;
+        Ok(Found { not_yet: document.version < version, document })
     }
 
     /// Begins to listen for changes of `keys`.

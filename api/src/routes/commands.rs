@@ -83,13 +83,18 @@ impl App {
         let ids = [Some(derived), seen.map(|view| view.command_id).filter(|id| *id != derived)];
         let keys = ids.into_iter().flatten().map(|id| format!("command/{id}"));
         let waiter = self.wait_for(keys.collect())?;
-        let mut in_time = true;
+        let (mut in_time, mut told) = (true, false);
         loop {
             seen = self.look_up(named).await?;
             if seen.as_ref().is_some_and(decided) || !in_time {
                 return seen.ok_or_else(unknown);
             }
-            in_time = waiter.changed(deadline).await;
+            in_time = match named {
+                // That the message itself is settled, which comes right after, is not told.
+                Named::Place(_) if told => waiter.changed_or_soon(deadline).await,
+                _ => waiter.changed(deadline).await,
+            };
+            told = true;
         }
     }
 

@@ -12,6 +12,8 @@ use millrace_shared::message::Subject;
 use crate::App;
 use crate::error::Problem;
 use crate::lists::{OrdersQuery, orders_page};
+use crate::live::customers::{CustomerFeed, Place};
+use crate::live::{FIRST_WAIT, Feed as _, Resume, too_many};
 use crate::reading::{Found, Freshness, found, limit, with_credit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
@@ -41,6 +43,26 @@ pub async fn show(
     let fresh = parameters(query)?.or_preferred(&headers);
     let customer = app.read(Subject::Customer, id.as_str(), &fresh).await?;
     Ok(found(&headers, Found { document: with_credit(&customer.document)?, ..customer }))
+}
+
+/// `GET /v1/customers/{id}/stream`: the customer and its orders as they change, as Server-Sent
+/// Events.
+pub async fn stream(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Result<Query<Resume>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id: CustomerId = path_id("customerId", &id)?;
+    let resume = parameters(query)?;
+    let place = resume.last(&headers).and_then(Place::parse);
+    let slot = app.live.slot()?;
+    let news = app.live.customers.watch(id.as_str()).ok_or_else(too_many)?;
+    // Watched first and read then: nothing is missed in between.
+    app.read(Subject::Customer, id.as_str(), &Freshness::exists(FIRST_WAIT)).await?;
+    let mut feed = CustomerFeed::after(app.views.clone(), id, place);
+    let first = feed.step(None).await?;
+    Ok(app.live.answer(slot, news, feed, first))
 }
 
 /// `GET /v1/customers/{id}/orders`: newest first.

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use millrace_shared::ids::OrderId;
 use millrace_shared::message::Subject;
 
 use crate::App;
 use crate::error::Problem;
 use crate::lists::{OrdersQuery, orders_page};
+use crate::live::orders::{OrderFeed, OrderNews};
+use crate::live::{FIRST_WAIT, Resume, too_many};
 use crate::reading::{Freshness, found, limit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
@@ -82,4 +84,29 @@ pub async fn show(
     let id: OrderId = path_id("orderId", &id)?;
     let fresh = parameters(query)?.or_preferred(&headers);
     Ok(found(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
+}
+
+/// `GET /v1/orders/{id}/stream`: the order as it changes, as Server-Sent Events. 204 for who has the
+/// last version that it can ever have.
+pub async fn stream(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Result<Query<Resume>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = path_id::<OrderId>("orderId", &id)?.to_string();
+    let resume = parameters(query)?;
+    // What is no version is no place to go on from: it begins anew.
+    let after = resume.last(&headers).and_then(|id| id.parse().ok());
+    let slot = app.live.slot()?;
+    let news = app.live.orders.watch(&id).ok_or_else(too_many)?;
+    // Watched first and read then: nothing is missed in between.
+    let found = app.read(Subject::Order, &id, &Freshness::exists(FIRST_WAIT)).await?;
+    let now = OrderNews::of(&found.document)?;
+    if now.is_over_for(after) {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let mut feed = OrderFeed::after(after);
+    let first = feed.take(&now);
+    Ok(app.live.answer(slot, news, feed, first))
 }
