@@ -28,14 +28,14 @@ mod load;
 const PATIENCE: Duration = Duration::from_secs(40);
 
 /// One more api of a system.
-struct Edge {
-    http: String,
+pub struct Edge {
+    pub http: String,
     stop: CancellationToken,
     serving: JoinHandle<()>,
 }
 
 impl Edge {
-    async fn start(system: &System, live: LiveConfig) -> Self {
+    pub async fn start(system: &System, live: LiveConfig) -> Self {
         Self::with_redis(system, live, system.config.redis.clone()).await
     }
 
@@ -50,7 +50,7 @@ impl Edge {
         Self { http, stop, serving }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         self.serving.await.expect("the api ends");
     }
@@ -102,7 +102,7 @@ impl Follower {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             while let Some((block, rest)) = self.text.split_once("\n\n") {
-                let (mut id, mut data) = (None, Vec::new());
+                let (mut id, mut data, rest) = (None, Vec::new(), rest.to_owned());
                 for line in block.lines() {
                     match line.split_once(": ") {
                         Some(("id", value)) => id = Some(value.to_owned()),
@@ -116,7 +116,7 @@ impl Follower {
                     id: id.expect("an id"),
                     data: serde_json::from_str(&data.join("\n")).expect("JSON"),
                 });
-                self.text = rest.to_owned();
+                self.text = rest;
                 if message.is_some() {
                     return message;
                 }
@@ -472,13 +472,13 @@ async fn a_client_whose_place_is_not_known_any_more_is_told_to_begin_anew() {
 
     // Views that are made anew know nothing of places in the old ones. (They are made from the
     // journal and the log, which know nothing of these orders.)
-    let rebuild = Rebuild::new(
+    let anew = Rebuild::new(
         system.pool.clone(),
         system.views.clone(),
         &system.nats,
         system.topology.clone(),
     );
-    let rebuilt = rebuild.run(|_| {}).await.expect("the views are made anew").expect("by us");
+    let rebuilt = anew.run(|_| {}).await.expect("the views are made anew").expect("by us");
     assert_eq!(late.message().await.data["reset"], true);
     let mut back = Follower::open(&system.http, path, Some(&message.id)).await;
     let reset = back.message().await;

@@ -96,7 +96,7 @@ struct OperatorConfig {
 impl ApiConfig {
     /// An edge that listens at `http`; port 0 takes any free one.
     pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
-        let (live, operators) = Default::default();
+        let (live, operators) = (LiveConfig::default(), OperatorConfig::default());
         Self { http, nats, redis, live, operators }
     }
 

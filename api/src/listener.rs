@@ -197,8 +197,9 @@ mod tests {
         let mut client = TcpStream::connect(bounded.local_addr().unwrap()).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
         let sending = tokio::spawn(async move {
+            let bytes = vec![7; 64 * 1024];
             loop {
-                if let Err(error) = connection.write_all(&[7; 64 * 1024]).await {
+                if let Err(error) = connection.write_all(&bytes).await {
                     return error.kind();
                 }
             }

@@ -106,10 +106,11 @@ pub async fn submit(app: &App, kind: &str, posted: Posted) -> Result<Response, P
         if !in_time || !matches!(seen, Seen::Underway(_)) {
             break;
         }
-        in_time = match failed {
-            true => waiter.changed_or_soon(deadline).await,
-            // Whatever ends the waiting, there is a last look.
-            false => waiter.changed(deadline).await,
+        // Whatever ends the waiting, there is a last look.
+        in_time = if failed {
+            waiter.changed_or_soon(deadline).await
+        } else {
+            waiter.changed(deadline).await
         };
     }
     let mut response = answer(&asked, seen, true).unwrap_or_else(Problem::into_response);

@@ -2,7 +2,6 @@
 //!
 //! `cargo test --release -p millrace-tests -- --ignored --nocapture live::load`
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -90,25 +89,23 @@ async fn five_thousand_streams() {
         messages.recv().await.expect("a first message");
     }
     let open = memory(edge.pid());
-    let each = (open - before) as f64 / STREAMS as f64;
-    println!("{STREAMS} streams: {before} KiB before, {open} KiB with them, {each:.1} KiB each");
+    let each = (open - before) * 1024 / STREAMS as u64;
+    println!("{STREAMS} streams: {before} KiB before, {open} KiB with them, {each} bytes each");
 
-    let writes = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let (mut delays, mut versions) = (Vec::new(), vec![1; ORDERS]);
+    let (mut delays, mut writes, mut versions) = (Vec::new(), Vec::new(), vec![1; ORDERS]);
     for change in 0..CHANGES {
         // Any but the crowd's.
         let order = 1 + change * 7 % (ORDERS - 1);
         versions[order] += 1;
         let start = Instant::now();
         write(order, versions[order]).await;
-        writes.lock().expect("no panic").push(start.elapsed());
+        writes.push(start.elapsed());
         let (told, version, at) = messages.recv().await.expect("a message");
         assert_eq!((told, version), (order, versions[order]));
         delays.push(at - start);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     show("one order, one client; from the begin of the write", delays);
-    let writes = std::mem::take(&mut *writes.lock().expect("no panic"));
     show("of which the write itself, with its change message", writes);
 
     let mut delays = Vec::new();

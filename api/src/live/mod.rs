@@ -227,7 +227,8 @@ impl<F: Feed> Client<F> {
                 Err(_) => return Some(false),
             },
         };
-        match self.feed.step(news.as_deref()).await {
+        // Boxed, so that a stream that waits is small.
+        match Box::pin(self.feed.step(news.as_deref())).await {
             Ok(step) => self.queue(step),
             Err(error) => {
                 tracing::debug!(%error, "a live stream cannot go on now");

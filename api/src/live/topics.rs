@@ -13,7 +13,7 @@ use super::News;
 use crate::wait::{Waiter, Waiters};
 
 /// A time that no stream lives to see; the looks in between are the waiter's matter.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const FAR: Duration = Duration::from_hours(365 * 24);
 
 /// Something in the views that is watched.
 pub trait Watched: Send + Sync + Sized + 'static {
@@ -85,7 +85,8 @@ impl<T: Watched> Topics<T> {
                 }
             }
             let before = sender.borrow().clone();
-            match T::look(&self.views, &id, before).await {
+            // Boxed, as that of a read from Redis is large and most of the time there is none.
+            match Box::pin(T::look(&self.views, &id, before)).await {
                 Ok(news) => {
                     failed = false;
                     if let Some(news) = news {

@@ -108,7 +108,8 @@ impl Views {
         changes: Changes,
         has: impl Fn(&str, u64) -> bool,
     ) -> Result<CustomerChanges, ViewError> {
-        self.read_slowly(|generation| self.changes_in(generation, customer, changes, &has)).await
+        let read = |generation| self.changes_in(generation, customer, changes, &has);
+        Box::pin(self.read_slowly(read)).await
     }
 
     async fn changes_in(
