@@ -22,6 +22,7 @@ mod parked;
 mod parking;
 mod process;
 mod proxy;
+mod queries;
 mod rebuild;
 mod rejections;
 mod replay;

@@ -6,6 +6,7 @@ pub mod error;
 pub mod listener;
 pub mod lists;
 pub mod live;
+pub mod query;
 pub mod reading;
 pub mod request;
 pub mod routes;
@@ -229,6 +230,7 @@ impl Server {
                 .await
             }
         });
+        let querying = tokio::spawn(query::serve(Arc::clone(&app), shutdown.clone()));
         app.warm_up().await;
         tracing::info!(address = %self.address, "the api answers");
         let connections = CONNECTIONS + live.streams;
@@ -249,6 +251,7 @@ impl Server {
         shutdown.cancel();
         watching.await??;
         feeding.await?;
+        querying.await?;
         // Whoever stops does not care how the connection ends.
         app.views.close().await.ok();
         Ok(())

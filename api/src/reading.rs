@@ -46,6 +46,11 @@ impl Freshness {
         self
     }
 
+    /// How long is to be waited for what has no versions: not at all, if it is not said.
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait_ms.map(|wait| Duration::from_millis(wait).min(MAX_WAIT))
+    }
+
     /// Any version, as soon as there is one within the time.
     pub fn exists(within: Duration) -> Self {
         let wait = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);

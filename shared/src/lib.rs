@@ -19,6 +19,7 @@ pub mod parking;
 pub mod product;
 pub mod quarantine;
 pub mod reason;
+pub mod service;
 pub mod telemetry;
 pub mod topology;
 pub mod views;
