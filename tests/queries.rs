@@ -63,8 +63,8 @@ async fn a_question_over_nats_is_answered_like_one_over_http() {
     let placed = system.post_and_wait("/v1/orders", &card_order("ann", "pen", 1, "tok_ok")).await;
     let (order, command) = (placed.text("/orderId"), placed.text("/commandId"));
     system.settle().await;
-    let sequence = system.publish("product.restock", &json!({ "productId": "pen", "quantity": 1 }));
-    let sequence = sequence.await.to_string();
+    let restock = json!({ "productId": "pen", "quantity": 1 });
+    let sequence = system.publish("product.restock", &restock).await.to_string();
     for (about, id, path) in [
         ("order", order.as_str(), format!("/v1/orders/{order}")),
         ("customer", "ann", "/v1/customers/ann".to_owned()),
@@ -114,8 +114,8 @@ async fn every_role_is_a_micro_service_with_its_version_and_counters() {
     system.register("ann", None).await;
     system.define("pen", 100, 50).await;
     join_all((0..5).map(async |_| {
-        let answer = system.post_and_wait("/v1/orders", &card_order("ann", "pen", 1, "tok_ok"));
-        assert_eq!(answer.await.status, 201);
+        let order = card_order("ann", "pen", 1, "tok_ok");
+        assert_eq!(system.post_and_wait("/v1/orders", &order).await.status, 201);
     }))
     .await;
     system.publish_raw("order.place", b"no JSON".to_vec()).await;
