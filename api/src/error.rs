@@ -142,6 +142,22 @@ impl Problem {
         self
     }
 
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What it is, in a few words that are always the same.
+    pub fn title(&self) -> &str {
+        &self.body.title
+    }
+
+    /// The problem as JSON.
+    pub fn json(&self) -> String {
+        // It has text and numbers only, so this does not fail.
+        serde_json::to_string(&self.body).unwrap_or_default()
+    }
+
     /// The problem that a bare status stands for.
     fn of_status(status: StatusCode) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");

@@ -7,6 +7,8 @@ pub mod error;
 mod headers;
 pub mod listener;
 pub mod lists;
+pub mod live;
+pub mod query;
 pub mod reading;
 pub mod request;
 pub mod routes;
@@ -38,13 +40,16 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::error::Problem;
 use crate::headers::Origin;
 use crate::listener::Bounded;
+use crate::live::{Live, LiveConfig};
 use crate::search::Search;
 use crate::search::feed::Feed;
 use crate::submit::Marks;
 use crate::wait::Waiters;
 
-/// Connections at a time; more wait in the kernel's queue.
+/// Connections at a time besides those of live streams; more wait in the kernel's queue.
 const CONNECTIONS: usize = 10_000;
+/// Open files besides those of connections.
+const OTHER_FILES: usize = 200;
 /// A connection on which nothing was answered for so long is closed: longer than any wait.
 const PATIENCE: Duration = Duration::from_secs(75);
 /// Requests at a time, waiting ones among them; further ones are refused at once.
@@ -82,6 +87,8 @@ pub struct ApiConfig {
           default_value_t = IMPORT_MAX_BYTES)]
     import_max_bytes: usize,
     #[command(flatten)]
+    live: LiveConfig,
+    #[command(flatten)]
     operators: OperatorConfig,
     /// Web origin whose pages may call the api (CORS); several with commas. None by default
     #[arg(long, env = "MILLRACE_CORS_ORIGINS", value_name = "URL", value_delimiter = ',')]
@@ -107,10 +114,18 @@ impl ApiConfig {
             http,
             nats,
             redis,
+            live: LiveConfig::default(),
             import_max_bytes: IMPORT_MAX_BYTES,
             operators: OperatorConfig::default(),
             cors_origins: Vec::new(),
         }
+    }
+
+    /// With live streams served in another way than usual.
+    #[must_use]
+    pub fn with_live(mut self, live: LiveConfig) -> Self {
+        self.live = live;
+        self
     }
 
     /// With the routes for operators; what they do is written to the audit table there.
@@ -129,6 +144,7 @@ pub struct App {
     commands: Log,
     views: Views,
     waiters: Arc<Waiters>,
+    live: Live,
     marks: Marks,
     requests: Semaphore,
     search: Arc<Search>,
@@ -189,7 +205,8 @@ impl Server {
     /// Answers requests until the shutdown. What is under way then is answered still: for at most
     /// ten seconds, and who waits for an outcome is told that it is pending.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let ApiConfig { nats, redis, import_max_bytes, operators, cors_origins, .. } = self.config;
+        let ApiConfig { nats, redis, import_max_bytes, live, operators, cors_origins, .. } =
+            self.config;
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
@@ -204,11 +221,13 @@ impl Server {
             (false, _) => None,
         };
         let (search, index) = Search::new()?;
+        let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
             desk,
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
-            views: Views::new(redis.client()?, topology.namespace()),
+            live: Live::new(&live, &views, shutdown.clone()),
+            views,
             waiters: Arc::clone(&waiters),
             marks: Marks::default(),
             requests: Semaphore::new(REQUESTS),
@@ -226,18 +245,23 @@ impl Server {
         };
         let feeding = tokio::spawn(feed.run(index, shutdown.clone()));
         let watching = tokio::spawn({
-            let (namespace, stop) = (app.topology.namespace().to_owned(), shutdown.clone());
+            let (app, stop) = (Arc::clone(&app), shutdown.clone());
             async move {
-                watch_changes(&redis, &namespace, &stop, |change| match change {
-                    Change::Views(lines) => waiters.wake(lines),
-                    Change::Missed => waiters.wake_all(),
+                let woken = [&*waiters, app.live.waiters()];
+                watch_changes(&redis, app.topology.namespace(), &stop, |change| match change {
+                    Change::Views(lines) => woken.iter().for_each(|waiters| waiters.wake(lines)),
+                    Change::Missed => woken.iter().for_each(|waiters| waiters.wake_all()),
                 })
                 .await
             }
         });
+        let querying = tokio::spawn(query::serve(Arc::clone(&app), shutdown.clone()));
         app.warm_up().await;
         tracing::info!(address = %self.address, "the api answers");
-        let listener = Bounded::new(self.listener, CONNECTIONS, PATIENCE);
+        let connections = CONNECTIONS + live.streams;
+        listener::allow_files(connections + OTHER_FILES);
+        let stalled = Duration::from_secs(live.stalled.into());
+        let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();
         let serving = axum::serve(listener, router(&app, cors_origins))
             .with_graceful_shutdown(async move { stop.cancelled().await });
@@ -252,6 +276,7 @@ impl Server {
         shutdown.cancel();
         watching.await??;
         feeding.await?;
+        querying.await?;
         // Whoever stops does not care how the connection ends.
         app.views.close().await.ok();
         Ok(())

@@ -19,7 +19,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
 use crate::error::Problem;
-use crate::request::MAX_WAIT;
+use crate::request::{MAX_WAIT, preferred_wait};
+use crate::wait::Waiter;
 
 /// How long a read waits for the asked version, if it is not said.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
@@ -35,8 +36,38 @@ pub const MAX_LIMIT: usize = 100;
 pub struct Freshness {
     /// Wait for this version, or a later one.
     min_version: Option<u64>,
-    /// For how long at the most; then what there is, is answered.
+    /// For how long at the most; then what there is, is answered, and that it is older.
     wait_ms: Option<u64>,
+}
+
+impl Freshness {
+    /// With the wait of `Prefer: wait=SECONDS`, unless the query says another.
+    #[must_use]
+    pub fn or_preferred(mut self, headers: &HeaderMap) -> Self {
+        let preferred = || preferred_wait(headers).map(|wait| wait.as_secs() * 1_000);
+        self.wait_ms = self.wait_ms.or_else(preferred);
+        self
+    }
+
+    /// How long is to be waited for what has no versions: not at all, if it is not said.
+    pub fn wait(&self) -> Option<Duration> {
+        self.wait_ms.map(|wait| Duration::from_millis(wait).min(MAX_WAIT))
+    }
+
+    /// Any version, as soon as there is one within the time.
+    pub fn exists(within: Duration) -> Self {
+        let wait = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        Self { min_version: Some(0), wait_ms: Some(wait) }
+    }
+}
+
+/// What a read has found.
+#[derive(Debug)]
+pub struct Found {
+    /// The document.
+    pub document: Document,
+    /// Whether it is still older than the version that was asked for.
+    pub not_yet: bool,
 }
 
 impl From<ViewError> for Problem {
@@ -72,27 +103,47 @@ impl App {
         subject: Subject,
         id: &str,
         fresh: &Freshness,
-    ) -> Result<Document, Problem> {
+    ) -> Result<Found, Problem> {
         self.check_views()?;
         let unknown = || Problem::not_found(format!("there is no {subject} {id}"));
-        let Some(version) = fresh.min_version else {
-            return self.views.document(subject, id).await?.ok_or_else(unknown);
-        };
-        let wait = fresh.wait_ms.map_or(USUAL_WAIT, Duration::from_millis).min(MAX_WAIT);
-        let deadline = Instant::now() + wait;
-        let waiter = self
-            .waiters
-            .register(vec![format!("{subject}/{id}")])
-            .ok_or_else(|| Problem::overloaded("too many requests wait for a change"))?;
-        loop {
-            let found = self.views.document(subject, id).await?;
-            if found.as_ref().is_some_and(|document| document.version >= version)
-                || !waiter.changed(deadline).await
-            {
-                return found.ok_or_else(unknown);
+        let mut found = self.views.document(subject, id).await?;
+        let version = fresh.min_version.unwrap_or(0);
+        let there =
+            |found: &Option<Document>| found.as_ref().is_some_and(|it| it.version >= version);
+        if fresh.min_version.is_some() && !there(&found) {
+            let wait = fresh.wait_ms.map_or(USUAL_WAIT, Duration::from_millis).min(MAX_WAIT);
+            let deadline = Instant::now() + wait;
+            let waiter = self.wait_for(vec![format!("{subject}/{id}")])?;
+            let mut in_time = true;
+            loop {
+                found = self.views.document(subject, id).await?;
+                if there(&found) || !in_time {
+                    break;
+                }
+                // Whatever ends the waiting, there is a last look.
+                in_time = waiter.changed(deadline).await;
             }
         }
+        let document = found.ok_or_else(unknown)?;
+        Ok(Found { not_yet: document.version < version, document })
     }
+
+    /// Begins to listen for changes of `keys`.
+    pub fn wait_for(&self, keys: Vec<String>) -> Result<Waiter, Problem> {
+        let waiter = self.waiters.register(keys);
+        waiter.ok_or_else(|| Problem::overloaded("too many requests wait for a change"))
+    }
+}
+
+/// What was found as an answer: 202 if it is not what was asked for yet. Its version is its `ETag`
+/// in any case.
+pub fn found(headers: &HeaderMap, found: Found) -> Response {
+    if !found.not_yet {
+        return document(headers, found.document);
+    }
+    let mut response = document(&HeaderMap::new(), found.document);
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
 }
 
 /// A document as an answer: its version is its `ETag`. 304 if the client has it already.

@@ -17,7 +17,7 @@ use millrace_shared::reason::Reason;
 use millrace_shared::views::{CommandStatus, CommandView, Document, ViewError};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::App;
 use crate::error::Problem;
@@ -28,6 +28,8 @@ use crate::request::{Posted, idempotency_key, preferred_wait, traceparent};
 const STORE_PATIENCE: Duration = Duration::from_millis(750);
 /// How long a look at Redis may hold an acceptance up, which can do without.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How long a look at the outcome may take: who waits is answered in time, if a little later.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 /// After a failure Redis is left alone for this long on the way of an acceptance.
 const REST: Duration = Duration::from_secs(1);
 
@@ -92,17 +94,26 @@ pub async fn submit(app: &App, kind: &str, posted: Posted) -> Result<Response, P
         Seen::Underway("pending".to_owned())
     };
     let Some((waiter, deadline)) = waiter else { return answer(&asked, seen, false) };
+    let mut in_time = true;
     while matches!(seen, Seen::Underway(_)) {
-        match timeout_at(deadline, app.look(&asked)).await {
+        let look = timeout(LOOK_PATIENCE, app.look(&asked)).await;
+        let failed = !matches!(look, Ok(Ok(_)));
+        match look {
             Ok(Ok(newer)) => seen = newer,
             Ok(Err(error)) => tracing::debug!(%error, "the outcome cannot be looked at now"),
-            Err(_) => break,
+            Err(_) => tracing::debug!("the outcome could not be looked at in time"),
         }
-        if !matches!(seen, Seen::Underway(_)) || !waiter.changed(deadline).await {
+        if !in_time || !matches!(seen, Seen::Underway(_)) {
             break;
         }
+        // Whatever ends the waiting, there is a last look.
+        in_time = if failed {
+            waiter.changed_or_soon(deadline).await
+        } else {
+            waiter.changed(deadline).await
+        };
     }
-    let mut response = answer(&asked, seen, true)?;
+    let mut response = answer(&asked, seen, true).unwrap_or_else(Problem::into_response);
     if let Some(wait) = wait
         && let Ok(applied) = HeaderValue::from_str(&format!("wait={}", wait.as_secs()))
     {

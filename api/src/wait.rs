@@ -9,9 +9,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// Changes are told at most once and may get lost with a connection: whoever waits looks again
-/// after this time, come what may.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Whoever waits looks again after this time, come what may. Nothing is known to need it: where
+/// changes are lost (with the connection, in an overfull channel, while the views were made anew)
+/// all who wait are woken. So it is rare: a net below the net, and no polling.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// After a look that failed: Redis may be back before any change is told.
+const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// All who wait, by what they wait for: `SUBJECT/ID`.
 #[derive(Debug)]
@@ -73,7 +76,16 @@ pub struct Waiter {
 impl Waiter {
     /// Waits until it is worth looking again; false if the time is over, or the process stops.
     pub async fn changed(&self, deadline: Instant) -> bool {
-        let next = deadline.min(Instant::now() + LOOK_AGAIN);
+        self.woken(deadline, LOOK_AGAIN).await
+    }
+
+    /// As [`Waiter::changed`], after a look that has failed.
+    pub async fn changed_or_soon(&self, deadline: Instant) -> bool {
+        self.woken(deadline, AFTER_FAILURE).await
+    }
+
+    async fn woken(&self, deadline: Instant, most: Duration) -> bool {
+        let next = deadline.min(Instant::now() + most);
         tokio::select! {
             // That the time has passed is no error here.
             _ = timeout_at(next, self.notify.notified()) => Instant::now() < deadline,
@@ -140,13 +152,17 @@ mod tests {
         let waiter = waiters.register(vec!["order/1".to_owned()]).unwrap();
         let start = Instant::now();
         waiters.wake("order/1 1\n");
-        assert!(waiter.changed(start + Duration::from_secs(5)).await);
+        let deadline = start + LOOK_AGAIN + Duration::from_secs(1);
+        assert!(waiter.changed(deadline).await);
         assert_eq!(start.elapsed(), Duration::ZERO);
         // No change is told: it is looked again all the same.
-        assert!(waiter.changed(start + Duration::from_secs(5)).await);
+        assert!(waiter.changed(deadline).await);
         assert_eq!(start.elapsed(), LOOK_AGAIN);
-        assert!(!waiter.changed(start + LOOK_AGAIN + Duration::from_millis(1)).await);
+        assert!(waiter.changed_or_soon(deadline).await);
+        assert_eq!(start.elapsed(), LOOK_AGAIN + AFTER_FAILURE);
+        assert!(!waiter.changed(deadline).await);
+        assert_eq!(Instant::now(), deadline);
         stopping.cancel();
-        assert!(!waiter.changed(start + Duration::from_mins(1)).await);
+        assert!(!waiter.changed(start + Duration::from_mins(5)).await);
     }
 }

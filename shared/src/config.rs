@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use fred::prelude::{Builder, ClientLike as _, Config as FredConfig};
+use fred::types::ConnectHandle;
 use fred::types::config::{ReconnectPolicy, UnresponsiveConfig};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
@@ -215,8 +216,8 @@ impl RedisConfig {
         Ok(config)
     }
 
-    /// A builder for clients and subscribers that notice dead connections (fred's own default does
-    /// not) and reconnect for ever.
+    /// A builder for clients and subscribers that reconnect for ever. Its check for unresponsive
+    /// connections finds those on which nothing is written any more only: see [`watch_over`].
     pub fn builder(&self) -> anyhow::Result<Builder> {
         let mut builder = Builder::from_config(self.client_config()?);
         builder
@@ -239,7 +240,34 @@ impl RedisConfig {
     pub fn client(&self) -> anyhow::Result<fred::clients::Client> {
         let client = self.builder()?.build()?;
         // The task ends with the client's `quit`; until then it reconnects.
-        drop(client.connect());
+        let connection = client.connect();
+        tokio::spawn(watch_over(client.clone(), connection));
         Ok(client)
+    }
+}
+
+/// How often it is looked whether Redis answers.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// Pings without an answer, after which a connection is given up.
+const MOST_UNANSWERED: u32 = 2;
+
+/// Gives up a connection whose other end is gone without a word, and makes a new one. The client's
+/// own check does not see it while commands are still being written.
+async fn watch_over(client: fred::clients::Client, mut connection: ConnectHandle) {
+    let mut unanswered = 0;
+    loop {
+        tokio::select! {
+            _ = &mut connection => return,
+            () = tokio::time::sleep(PING_EVERY) => {}
+        }
+        let answered = !client.is_connected() || client.ping::<()>(None).await.is_ok();
+        unanswered = if answered { 0 } else { unanswered + 1 };
+        if unanswered >= MOST_UNANSWERED {
+            tracing::warn!("Redis does not answer: a new connection is made");
+            unanswered = 0;
+            if let Err(error) = client.force_reconnection().await {
+                tracing::debug!(%error, "no new connection to Redis yet");
+            }
+        }
     }
 }

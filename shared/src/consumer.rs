@@ -33,6 +33,7 @@ use crate::message::Event;
 use crate::parking::Parking;
 use crate::parking::held::Held;
 use crate::quarantine::Quarantine;
+use crate::service::{Announced, Counters};
 use crate::topology::Topology;
 
 /// How long the server waits for an ack before it delivers again.
@@ -121,8 +122,14 @@ pub async fn run<W: Worker>(
     let stream = worker.stream(&topology);
     let events = stream == topology.events_stream();
     let parked = Log::new(client.clone(), topology.parked_stream());
+    let counters = Arc::new(Counters::default());
+    let announced = Announced::worker(&client, &topology, W::NAME, Arc::clone(&counters)).await;
+    let announced = announced.inspect_err(|error| {
+        tracing::warn!(worker = W::NAME, "it is not among the NATS micro services: {error:#}");
+    });
     let settler = Arc::new(Settler {
         worker: W::NAME,
+        counters,
         held: events.then(|| Held::new(W::NAME, topology.clone(), parked.clone())),
         parking: Parking::new(topology.clone(), W::NAME, stream.clone(), parked),
     });
@@ -147,6 +154,9 @@ pub async fn run<W: Worker>(
             tracing::warn!(worker = W::NAME, "pull is rebuilt: {error:#}");
             pause(Duration::from_millis(500), &shutdown).await;
         }
+    }
+    if let Ok(announced) = announced {
+        announced.stop().await;
     }
     tasks.close();
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
@@ -281,6 +291,9 @@ async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message
     for message in messages {
         let Ok(info) = message.info() else { continue };
         let (sequence, attempt) = (info.stream_sequence, info.delivered.unsigned_abs());
+        if attempt > 1 {
+            settler.counters.redelivered();
+        }
         let raw = Raw {
             subject: &message.subject,
             payload: &message.payload,
@@ -323,6 +336,7 @@ async fn process_batch<W: Worker>(
         batch.into_iter().unzip();
     let mut away = false;
     let mut again = Vec::new();
+    settler.counters.batch();
     for (at, verdict) in judge(worker, &messages, &deliveries).await.into_iter().enumerate() {
         // Perhaps only because of another message in the batch.
         if messages.len() > 1 && matches!(verdict, Verdict::Failed(_) | Verdict::Park(_)) {

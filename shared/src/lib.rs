@@ -21,6 +21,7 @@ pub mod parking;
 pub mod product;
 pub mod quarantine;
 pub mod reason;
+pub mod service;
 pub mod table;
 pub mod telemetry;
 pub mod topology;

@@ -85,6 +85,16 @@ impl Topology {
         format!("{}_PARKED", self.namespace)
     }
 
+    /// Where a question is asked: about an `order`, a `customer`, a `command`, or to a `worker`.
+    pub fn query(&self, about: &str, id: &str) -> String {
+        format!("{}.query.{about}.{id}", self.namespace)
+    }
+
+    /// The name of a role among NATS micro services.
+    pub fn service(&self, role: &str) -> String {
+        format!("{}-{role}", self.namespace)
+    }
+
     /// The subject of a kind of command (`order.place`).
     pub fn command(&self, kind: &str) -> String {
         format!("{}.cmd.{kind}", self.namespace)

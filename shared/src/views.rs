@@ -11,12 +11,14 @@
 //! | `NS:G:orders-of:{CUSTOMER}:STATUS` | sorted set | the customer's orders that are in this status: `MICROSECOND_ORDER` |
 //! | `NS:G:orders-on:{DAY}:STATUS` | sorted set | the same of all orders that were placed on a day |
 //! | `NS:G:order-days` | sorted set | the days that have orders |
+//! | `NS:G:customer:ID:changed` | sorted set | the orders that changed last, for those who follow the customer; not part of what is rebuilt |
 //! | `NS:G:products` | sorted set | product ids, in the order of their bytes |
 //! | `NS:G:reports:{SLOT}:…` | hashes | the sums of the reports: see `views/reports.rs` |
 //! | `NS:through` | string | `RUN PLACE`: which server has all events up to which place |
-//! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written |
+//! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written; `customer-orders/ID` for the customer of a changed order |
 
 mod anew;
+mod changed;
 mod changes;
 mod generation;
 mod lists;
@@ -27,6 +29,7 @@ mod through;
 mod write;
 
 pub use anew::{Difference, Row};
+pub use changed::{CHANGES_KEPT, ChangedOrder, Changes, CustomerChanges};
 pub use changes::{Change, watch_changes};
 pub use generation::{FRESH, Generations};
 pub use lists::Page;

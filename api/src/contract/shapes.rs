@@ -41,6 +41,15 @@ pub struct ReadHeaders {
     if_none_match: Option<String>,
 }
 
+/// What a stream may be asked for with.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct StreamHeaders {
+    /// The `id` of the last event that the client has; goes before the query.
+    #[param(rename = "Last-Event-ID", nullable = false)]
+    last_event_id: Option<String>,
+}
+
 /// The answers that every command may get.
 #[derive(IntoResponses)]
 pub enum CommandAnswers {

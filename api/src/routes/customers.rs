@@ -13,10 +13,13 @@ use millrace_shared::message::Subject;
 use crate::App;
 use crate::contract::{
     CommandAnswers, CommandHeaders, CreditLimitBody, OrderPage, ReadAnswers, ReadHeaders,
+    StreamHeaders,
 };
 use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
-use crate::reading::{CustomerView, Freshness, document, limit, with_credit};
+use crate::live::customers::{CustomerFeed, Place};
+use crate::live::{FIRST_WAIT, Feed as _, Resume, too_many};
+use crate::reading::{CustomerView, Found, Freshness, found, limit, with_credit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
@@ -57,7 +60,11 @@ pub async fn set_credit_limit(
 #[utoipa::path(
     get, path = "/v1/customers/{id}", tag = "customers",
     params(("id" = CustomerId, Path), Freshness, ReadHeaders),
-    responses((status = OK, description = "The customer", body = CustomerView), ReadAnswers)
+    responses(
+        (status = OK, description = "The customer", body = CustomerView),
+        (status = ACCEPTED, description = "Still older than `minVersion`", body = CustomerView),
+        ReadAnswers
+    )
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
@@ -66,9 +73,36 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: CustomerId = path_id("customerId", &id)?;
-    let fresh = parameters(query)?;
+    let fresh = parameters(query)?.or_preferred(&headers);
     let customer = app.read(Subject::Customer, id.as_str(), &fresh).await?;
-    Ok(document(&headers, with_credit(&customer)?))
+    Ok(found(&headers, Found { document: with_credit(&customer.document)?, ..customer }))
+}
+
+/// The customer and its orders as they change, as Server-Sent Events.
+#[utoipa::path(
+    get, path = "/v1/customers/{id}/stream", tag = "customers",
+    params(("id" = CustomerId, Path), Resume, StreamHeaders),
+    responses(
+        (status = OK, description = "Events, until the client goes", body = String, content_type = "text/event-stream"),
+        ReadAnswers
+    )
+)]
+pub async fn stream(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Result<Query<Resume>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id: CustomerId = path_id("customerId", &id)?;
+    let resume = parameters(query)?;
+    let place = resume.last(&headers).and_then(Place::parse);
+    let slot = app.live.slot()?;
+    let news = app.live.customers.watch(id.as_str()).ok_or_else(too_many)?;
+    // Watched first and read then: nothing is missed in between.
+    app.read(Subject::Customer, id.as_str(), &Freshness::exists(FIRST_WAIT)).await?;
+    let mut feed = CustomerFeed::after(app.views.clone(), id, place);
+    let first = feed.step(None).await?;
+    Ok(app.live.answer(slot, news, feed, first))
 }
 
 /// A customer's orders, newest first.

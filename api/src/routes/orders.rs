@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use millrace_shared::command::PlaceOrder;
 use millrace_shared::ids::OrderId;
 use millrace_shared::message::Subject;
@@ -14,11 +14,13 @@ use millrace_shared::order::Order;
 use crate::App;
 use crate::contract::{
     CommandAnswers, CommandHeaders, EmptyBody, OrderPage, OrderView, ReadAnswers, ReadHeaders,
-    ShipBody, StepBody,
+    ShipBody, StepBody, StreamHeaders,
 };
 use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
-use crate::reading::{Freshness, document, limit};
+use crate::live::orders::{OrderFeed, OrderNews};
+use crate::live::{FIRST_WAIT, Resume, too_many};
+use crate::reading::{Freshness, found, limit};
 use crate::request::{Posted, parameters, path_id};
 use crate::submit::submit;
 
@@ -135,7 +137,11 @@ async fn step(app: &App, kind: &str, id: &str, posted: Posted) -> Result<Respons
 #[utoipa::path(
     get, path = "/v1/orders/{id}", tag = "orders",
     params(("id" = OrderId, Path), Freshness, ReadHeaders),
-    responses((status = OK, description = "The order", body = OrderView), ReadAnswers)
+    responses(
+        (status = OK, description = "The order", body = OrderView),
+        (status = ACCEPTED, description = "Still older than `minVersion`", body = OrderView),
+        ReadAnswers
+    )
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
@@ -144,6 +150,39 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: OrderId = path_id("orderId", &id)?;
-    let fresh = parameters(query)?;
-    Ok(document(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
+    let fresh = parameters(query)?.or_preferred(&headers);
+    Ok(found(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
+}
+
+/// An order as it changes, as Server-Sent Events; 204 when nothing more will come.
+#[utoipa::path(
+    get, path = "/v1/orders/{id}/stream", tag = "orders",
+    params(("id" = OrderId, Path), Resume, StreamHeaders),
+    responses(
+        (status = OK, description = "Events, until the order's end", body = String, content_type = "text/event-stream"),
+        (status = NO_CONTENT, description = "The client has all there will be"),
+        ReadAnswers
+    )
+)]
+pub async fn stream(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    query: Result<Query<Resume>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let id = path_id::<OrderId>("orderId", &id)?.to_string();
+    let resume = parameters(query)?;
+    // What is no version is no place to go on from: it begins anew.
+    let after = resume.last(&headers).and_then(|id| id.parse().ok());
+    let slot = app.live.slot()?;
+    let news = app.live.orders.watch(&id).ok_or_else(too_many)?;
+    // Watched first and read then: nothing is missed in between.
+    let found = app.read(Subject::Order, &id, &Freshness::exists(FIRST_WAIT)).await?;
+    let now = OrderNews::of(&found.document)?;
+    if now.is_over_for(after) {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let mut feed = OrderFeed::after(after);
+    let first = feed.take(&now);
+    Ok(app.live.answer(slot, news, feed, first))
 }

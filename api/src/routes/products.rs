@@ -17,7 +17,7 @@ use crate::contract::{
     RestockBody, SearchQuery,
 };
 use crate::error::{Body, Problem};
-use crate::reading::{Freshness, document, page};
+use crate::reading::{Freshness, found, page};
 use crate::request::{Posted, parameters, path_id};
 use crate::search::asked::Asked;
 use crate::submit::submit;
@@ -83,7 +83,11 @@ pub async fn retire(
 #[utoipa::path(
     get, path = "/v1/products/{id}", tag = "products",
     params(("id" = ProductId, Path), Freshness, ReadHeaders),
-    responses((status = OK, description = "The product", body = Product), ReadAnswers)
+    responses(
+        (status = OK, description = "The product", body = Product),
+        (status = ACCEPTED, description = "Still older than `minVersion`", body = Product),
+        ReadAnswers
+    )
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
@@ -92,8 +96,8 @@ pub async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: ProductId = path_id("productId", &id)?;
-    let fresh = parameters(query)?;
-    Ok(document(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
+    let fresh = parameters(query)?.or_preferred(&headers);
+    Ok(found(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
 }
 
 /// All products, in the order of their ids; or those that fit, with the counts of each kind. The list

@@ -1,5 +1,6 @@
 //! The one place that acks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
@@ -8,6 +9,7 @@ use super::{Verdict, jitter};
 use crate::log::timestamp;
 use crate::parking::held::{Held, Turn};
 use crate::parking::{Parking, Unprocessable};
+use crate::service::Counters;
 
 /// Deliveries after which a message that keeps failing is parked.
 const ATTEMPTS: u64 = 8;
@@ -38,6 +40,7 @@ impl Pause {
 /// Settles the messages of one worker.
 pub(super) struct Settler {
     pub worker: &'static str,
+    pub counters: Arc<Counters>,
     pub parking: Parking,
     /// Nothing for a worker on commands: a parked command holds back nothing.
     pub held: Option<Held>,
@@ -77,8 +80,14 @@ impl Settler {
                 Verdict::Later(_) | Verdict::Unavailable(_) => {}
             }
         }
+        if matches!(verdict, Verdict::Failed(_)) {
+            self.counters.failed();
+        }
         let ack = match verdict {
-            Verdict::Done => AckKind::Ack,
+            Verdict::Done => {
+                self.counters.processed();
+                AckKind::Ack
+            }
             Verdict::Later(reason) => {
                 tracing::debug!(worker, subject, attempt, reason, "later");
                 nak(SOON)
@@ -95,6 +104,7 @@ impl Settler {
                 match self.park(message, attempt, &reason).await {
                     Ok(()) => {
                         crate::crash::point("parking.parked");
+                        self.counters.parked();
                         tracing::error!(worker, subject, attempt, reason, "parked");
                         if let Some(held) = &self.held {
                             held.parked(subject, sequence);

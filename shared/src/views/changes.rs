@@ -17,8 +17,11 @@ pub enum Change<'a> {
     Missed,
 }
 
-/// How often the subscription to the changes is made anew: harmless, and it shows that the
-/// connection lives.
+/// Told on the channel when another generation of the views is read: anything may have changed.
+pub(super) const ANEW: &str = "generation";
+
+/// How often the subscription to the changes is made anew: harmless, and it shows whether the
+/// connection lives. If not, another is made.
 const SUBSCRIBE_EVERY: Duration = Duration::from_secs(5);
 
 /// Tells the changes of the views below `namespace`, as they happen, until the `stop`.
@@ -38,28 +41,40 @@ pub async fn watch_changes(
     drop(client.connect());
     let mut again = interval(SUBSCRIBE_EVERY);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut missed = false;
     loop {
-        let connected = tokio::select! {
+        tokio::select! {
             message = messages.recv() => {
                 match message.as_ref().map(|message| message.value.as_bytes()) {
+                    Ok(Some(bytes)) if bytes == ANEW.as_bytes() => told(Change::Missed),
                     Ok(Some(bytes)) => told(Change::Views(&String::from_utf8_lossy(bytes))),
                     Ok(None) => {}
                     Err(_) => told(Change::Missed),
                 }
                 continue;
             }
-            _ = connections.recv() => true,
-            _ = again.tick() => false,
+            _ = connections.recv() => missed = true,
+            _ = again.tick() => {}
             () = stop.cancelled() => break,
-        };
+        }
         if !client.is_connected() {
             continue;
         }
-        if let Err(error) = client.subscribe(channel.as_str()).await {
-            tracing::warn!(%error, "the changes of the views cannot be subscribed to");
-        }
-        if connected {
-            told(Change::Missed);
+        match client.subscribe(channel.as_str()).await {
+            Ok(()) => {
+                if std::mem::take(&mut missed) {
+                    told(Change::Missed);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the changes of the views cannot be subscribed to");
+                missed = true;
+                let forced = client.force_reconnection();
+                // The client goes on trying, and tells when it is connected.
+                if let Ok(Err(error)) = tokio::time::timeout(SUBSCRIBE_EVERY, forced).await {
+                    tracing::debug!(%error, "no new connection for the changes yet");
+                }
+            }
         }
     }
     // Whoever stops does not care how the connection ends.

@@ -15,8 +15,9 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use fred::interfaces::{KeysInterface as _, LuaInterface as _};
+use fred::interfaces::{KeysInterface as _, LuaInterface as _, PubsubInterface as _};
 
+use super::changes::ANEW;
 use super::{ViewError, Views};
 
 /// Sets the marker, or removes it, if it is as it was.
@@ -120,7 +121,13 @@ impl Views {
     /// Brings the marker from one value to another; false if it has another value by now.
     pub async fn replace(&self, from: Generations, to: Generations) -> Result<bool, ViewError> {
         let values = vec![from.to_string(), to.to_string()];
-        Ok(self.redis.eval(REPLACE, vec![self.marker()], values).await?)
+        let replaced = self.redis.eval(REPLACE, vec![self.marker()], values).await?;
+        if replaced && from.current != to.current {
+            // Who follows the views looks again; whom this does not reach looks again sometime.
+            let told = self.redis.publish::<(), _, _>(self.changes_channel(), ANEW).await;
+            told.unwrap_or_else(|error| tracing::debug!(%error, "a new generation is not told"));
+        }
+        Ok(replaced)
     }
 
     /// Reads what belongs to one generation, in one round trip. The marker is read behind it: if it

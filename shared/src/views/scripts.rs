@@ -4,6 +4,7 @@ use fred::interfaces::{ClientLike as _, LuaInterface as _};
 use fred::types::scripts::Script;
 use futures_util::future::try_join_all;
 
+use super::changed::NOTE;
 use super::orders::{BROWSE, FIND, SHELVE};
 use super::reports::COUNT;
 use super::{ViewError, Views};
@@ -23,6 +24,7 @@ pub(super) struct Scripts {
     pub shelve: Script,
     pub browse: Script,
     pub find: Script,
+    pub note: Script,
 }
 
 impl Scripts {
@@ -33,6 +35,7 @@ impl Scripts {
             shelve: Script::from_lua(SHELVE),
             browse: Script::from_lua(BROWSE),
             find: Script::from_lua(FIND),
+            note: Script::from_lua(NOTE),
         }
     }
 }
@@ -46,8 +49,10 @@ impl Views {
     {
         match work().await {
             Err(ViewError::Redis(error)) if error.details().starts_with("NOSCRIPT") => {
-                try_join_all([PUT, COUNT, SHELVE, BROWSE, FIND].map(|script| self.load(script)))
-                    .await?;
+                try_join_all(
+                    [PUT, COUNT, SHELVE, BROWSE, FIND, NOTE].map(|script| self.load(script)),
+                )
+                .await?;
                 work().await
             }
             result => result,

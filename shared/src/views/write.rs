@@ -8,6 +8,7 @@ use fred::types::{Expiration, SetOptions};
 use futures_util::future::try_join_all;
 use serde::Serialize;
 
+use super::changed::Owned;
 use super::{CommandView, ViewError, Views, command_view};
 use crate::ids::CustomerId;
 use crate::message::{Event, EventError, Subject};
@@ -42,6 +43,10 @@ impl Views {
         for event in events {
             changes.push(format!("{}/{} {}", event.subject, event.subject_id, event.version));
             changes.extend(event.answers().map(|command| format!("command/{command} 1")));
+            if event.subject == Subject::Order {
+                let customer = event.state::<Owned>()?.customer_id;
+                changes.push(format!("customer-orders/{customer} {}", event.version));
+            }
         }
         let changes = changes.join("\n");
         Ok(self.redis.publish::<(), _, _>(self.changes_channel(), changes).await?)
@@ -55,7 +60,9 @@ impl Views {
         let documents = self
             .with_scripts(|| try_join_all(events.clone().map(|e| self.write_one(e, generation))));
         let counts = self.count(generation, events.clone(), false);
-        tokio::try_join!(documents, counts).map(|_| ())
+        tokio::try_join!(documents, counts)?;
+        // Only now: what is told to have changed can be read.
+        self.note_changes(events, generation).await
     }
 
     pub(super) async fn write_one(&self, event: &Event, generation: u64) -> Result<(), ViewError> {

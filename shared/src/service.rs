@@ -1,0 +1,114 @@
+//! Every role as a NATS micro service (NATS ADR-32): `nats micro ls`, `info` and `stats` show which
+//! replicas run, in which version, and what they have done since they were started.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::anyhow;
+use async_nats::Client;
+use async_nats::service::{Service, ServiceExt as _};
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::topology::Topology;
+
+/// The version of the program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What one replica of a worker has done since it was started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    processed: AtomicU64,
+    failed: AtomicU64,
+    redelivered: AtomicU64,
+    parked: AtomicU64,
+    batches: AtomicU64,
+}
+
+impl Counters {
+    /// A message is done with.
+    pub fn processed(&self) {
+        self.processed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An attempt at a message has failed.
+    pub fn failed(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message has come that had come before, here or at another replica.
+    pub fn redelivered(&self) {
+        self.redelivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A message was parked.
+    pub fn parked(&self) {
+        self.parked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A batch was handed over.
+    pub fn batch(&self) {
+        self.batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The numbers by their names.
+    pub fn json(&self) -> Value {
+        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        json!({
+            "processed": number(&self.processed), "failed": number(&self.failed),
+            "redelivered": number(&self.redelivered), "parked": number(&self.parked),
+            "batches": number(&self.batches),
+        })
+    }
+}
+
+/// A worker that has told that it is there; [`Announced::stop`] takes it back.
+#[derive(Debug)]
+pub struct Announced {
+    service: Service,
+    answering: JoinHandle<()>,
+}
+
+impl Announced {
+    /// Announces one replica of a worker. Its counters are in the statistics of its one endpoint,
+    /// which answers with them as well: `{ns}.query.worker.{worker}`.
+    pub async fn worker(
+        client: &Client,
+        topology: &Topology,
+        worker: &str,
+        counters: Arc<Counters>,
+    ) -> anyhow::Result<Self> {
+        let told = Arc::clone(&counters);
+        let service = client
+            .service_builder()
+            .description(format!("Millrace worker {worker} of {}", topology.namespace()))
+            .stats_handler(move |_, _| told.json())
+            .queue_group(worker)
+            .start(topology.service(worker), VERSION)
+            .await
+            .map_err(|error| anyhow!("{error}"))?;
+        let mut endpoint = service
+            .endpoint_builder()
+            .name("status")
+            .add(topology.query("worker", worker))
+            .await
+            .map_err(|error| anyhow!("{error}"))?;
+        let answering = tokio::spawn(async move {
+            while let Some(request) = endpoint.next().await {
+                let answer = counters.json().to_string().into();
+                if let Err(error) = request.respond(Ok(answer)).await {
+                    tracing::debug!(%error, "a request for counters was not answered");
+                }
+            }
+        });
+        Ok(Self { service, answering })
+    }
+
+    /// Takes it back.
+    pub async fn stop(self) {
+        self.answering.abort();
+        // It only fails where it has ended.
+        self.service.stop().await.ok();
+    }
+}

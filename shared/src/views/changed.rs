@@ -1,0 +1,190 @@
+//! Which of a customer's orders have changed, in the order in which they did: what a client that
+//! follows a customer needs to go on where it was.
+//!
+//! A sorted set for each customer holds the orders that changed last, each at its last change. The
+//! score is the change's sequence, which only grows, with the order's version behind it. A sequence
+//! is the time in milliseconds, or one more than the last: so none is given twice, whatever happens
+//! to the key. It is written after the order's document, and again where a process has died between
+//! the two: who sees the change can read the order.
+
+use fred::interfaces::{LuaInterface as _, SortedSetsInterface as _};
+use fred::types::sorted_sets::{ZRange, ZRangeBound, ZRangeKind, ZSort};
+use futures_util::future::try_join_all;
+use serde::Deserialize;
+
+use super::{Document, ViewError, Views};
+use crate::ids::CustomerId;
+use crate::message::{Event, Subject};
+
+/// The orders that are kept for each customer. Up to 128 Redis keeps them in a compact form.
+pub const CHANGES_KEPT: u64 = 100;
+/// The score is the sequence times this, and the version. An order has a handful of versions.
+const SHIFT: u64 = 1_000;
+
+/// Notes a change, unless it or a later one of the same order is there.
+pub(super) const NOTE: &str = "
+local version = math.min(tonumber(ARGV[2]), 999)
+local old = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if old and tonumber(old) % 1000 >= version then return 0 end
+local time = redis.call('TIME')
+local sequence = time[1] * 1000 + math.floor(time[2] / 1000)
+local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+if last then sequence = math.max(sequence, math.floor(tonumber(last) / 1000) + 1) end
+redis.call('ZADD', KEYS[1], string.format('%.0f', sequence * 1000 + version), ARGV[1])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[3]))
+return 1";
+
+/// Whose an order is.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Owned {
+    pub(super) customer_id: CustomerId,
+}
+
+/// The last change of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedOrder {
+    /// Its place among the changes of the customer's orders.
+    pub sequence: u64,
+    /// The order.
+    pub order_id: String,
+    /// Its version after the change.
+    pub version: u64,
+    /// Its document, in exactly this version. Absent where the order has changed again: then that
+    /// change has a place further on, or is about to get one.
+    pub document: Option<String>,
+}
+
+/// A customer, and changes of its orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CustomerChanges {
+    /// The generation of the views; sequences of different ones do not compare.
+    pub generation: u64,
+    /// The customer's document.
+    pub customer: Option<Document>,
+    /// The changes that were asked for, the oldest first.
+    pub orders: Vec<ChangedOrder>,
+    /// All changes after this place are in `orders`, up to the last one in it.
+    pub complete_after: u64,
+}
+
+/// Which changes are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changes {
+    /// The last ones, so many.
+    Last(u32),
+    /// The first ones after a place, so many.
+    After(u64, u32),
+}
+
+impl Views {
+    fn changed_key(&self, generation: u64, customer: &str) -> String {
+        format!("{}:{generation}:customer:{customer}:changed", self.namespace)
+    }
+
+    /// Notes which customers' orders the events have changed.
+    pub(super) async fn note_changes<'a>(
+        &self,
+        events: impl Iterator<Item = &'a Event> + Clone + Send,
+        generation: u64,
+    ) -> Result<(), ViewError> {
+        let orders = events.filter(|event| event.subject == Subject::Order);
+        let note = async |event: &Event| {
+            let Owned { customer_id } = event.state()?;
+            let key = self.changed_key(generation, customer_id.as_str());
+            let (id, version) = (event.subject_id.clone(), event.version.to_string());
+            let arguments = vec![id, version, CHANGES_KEPT.to_string()];
+            let sha = self.scripts.note.sha1().clone();
+            Ok(self.redis.evalsha::<(), _, _, _>(sha, vec![key], arguments).await?)
+        };
+        self.with_scripts(|| try_join_all(orders.clone().map(note))).await.map(|_| ())
+    }
+
+    /// A customer, and changes of its orders. The document of an order is left out where the caller
+    /// has it already: `has` is given order and version.
+    pub async fn customer_changes(
+        &self,
+        customer: &CustomerId,
+        changes: Changes,
+        has: impl Fn(&str, u64) -> bool,
+    ) -> Result<CustomerChanges, ViewError> {
+        let read = |generation| self.changes_in(generation, customer, changes, &has);
+        Box::pin(self.read_slowly(read)).await
+    }
+
+    async fn changes_in(
+        &self,
+        generation: u64,
+        customer: &CustomerId,
+        changes: Changes,
+        has: impl Fn(&str, u64) -> bool,
+    ) -> Result<CustomerChanges, ViewError> {
+        let key = self.changed_key(generation, customer.as_str());
+        let document = self.document_at(self.key(generation, Subject::Customer, customer.as_str()));
+        let (newest_first, least, most) = match changes {
+            Changes::Last(most) => (true, 0, most),
+            Changes::After(sequence, most) => (false, sequence.saturating_add(1), most),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "exact for sequences until the year 2255")]
+        let least = ZRangeBound::Score(least.saturating_mul(SHIFT) as f64);
+        let bounds = [least, ZRangeBound::InfiniteScore]
+            .map(|range| ZRange { kind: ZRangeKind::Inclusive, range });
+        let [low, high] = bounds;
+        let (min, max) = if newest_first { (high, low) } else { (low, high) };
+        let limit = Some((0, i64::from(most)));
+        let sort = Some(ZSort::ByScore);
+        let asked = async {
+            let range = self.redis.zrange(&key, min, max, sort, newest_first, limit, true);
+            Ok::<Vec<(String, f64)>, ViewError>(range.await?)
+        };
+        // What is removed between the two looks makes this one later, not earlier.
+        let first = async {
+            Ok::<Vec<(String, f64)>, ViewError>(
+                self.redis.zrange(&key, 0, 0, None, false, None, true).await?,
+            )
+        };
+        let count = async { Ok::<u64, ViewError>(self.redis.zcard(&key).await?) };
+        let (found, first, count, customer) =
+            tokio::try_join!(biased; asked, first, count, document)?;
+        let mut orders: Vec<ChangedOrder> = found.into_iter().map(ChangedOrder::new).collect();
+        if newest_first {
+            orders.reverse();
+        }
+        let complete_after = match changes {
+            Changes::Last(most) if orders.len() as u64 >= u64::from(most) => {
+                orders.first().map_or(0, |order| order.sequence - 1)
+            }
+            Changes::After(..) if count >= CHANGES_KEPT => {
+                // Something may have been removed.
+                first.into_iter().next().map_or(0, |first| ChangedOrder::new(first).sequence - 1)
+            }
+            _ => 0,
+        };
+        let wanted: Vec<usize> = (0..orders.len())
+            .filter(|at| !has(&orders[*at].order_id, orders[*at].version))
+            .collect();
+        let keys: Vec<String> = wanted
+            .iter()
+            .map(|at| self.key(generation, Subject::Order, &orders[*at].order_id))
+            .collect();
+        for (at, document) in wanted.into_iter().zip(self.documents(&keys).await?) {
+            let version = orders[at].version;
+            let exact = document.filter(|document| document.version == version);
+            orders[at].document = exact.map(|document| document.json);
+        }
+        Ok(CustomerChanges { generation, customer, orders, complete_after })
+    }
+}
+
+impl ChangedOrder {
+    fn new((order_id, score): (String, f64)) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was written as a whole number"
+        )]
+        let score = score as u64;
+        let (sequence, version) = (score / SHIFT, score % SHIFT);
+        Self { sequence, order_id, version, document: None }
+    }
+}
