@@ -24,7 +24,7 @@ async fn projection_of_the_same_log_by_several_programs() {
     let system = System::without_workers().await;
     let histories = past::past(1, ORDERS, 10);
     let events: usize = histories.iter().map(Vec::len).sum();
-    for chunk in histories.chunks(1_000) {
+    for chunk in histories.chunks(200) {
         publish(&system, chunk, &mut ChaCha8Rng::seed_from_u64(1)).await;
     }
     let jetstream = async_nats::jetstream::new(system.nats.clone());
