@@ -33,7 +33,7 @@ fn run(command: &mut Command) -> String {
 
 /// Whether all tools of a client are on this machine. One that is missing is told past the test
 /// harness, which shows nothing of tests that pass; in CI nothing may be missing.
-fn there(tools: &[&[&str]]) -> bool {
+pub fn there(tools: &[&[&str]]) -> bool {
     for tool in tools {
         let answers = Command::new(tool[0])
             .args(&tool[1..])
@@ -52,7 +52,7 @@ fn there(tools: &[&[&str]]) -> bool {
 
 /// A folder with a client and its library, made once and again when a file has changed. Tests and
 /// test processes that need it wait for each other.
-fn installed(name: &str, files: &[&str], install: impl FnOnce(&Path) -> Command) -> PathBuf {
+pub fn installed(name: &str, files: &[&str], install: impl FnOnce(&Path) -> Command) -> PathBuf {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients");
     let clients = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("clients");
     fs::create_dir_all(&clients).expect("a folder");

@@ -9,6 +9,7 @@ mod chaos;
 mod clients;
 mod cluster;
 mod command_line;
+mod contract;
 mod crash;
 mod expiry;
 mod flow;

@@ -216,6 +216,9 @@ async fn hurry(system: &System) {
         let mut consumers = std::pin::pin!(stream.consumers());
         while let Some(info) = futures_util::StreamExt::next(&mut consumers).await {
             let mut config = info.expect("a consumer").config;
+            if config.durable_name.is_none() {
+                continue;
+            }
             config.ack_wait = std::time::Duration::from_secs(2);
             stream.update_consumer(config).await.expect("the consumer is changed");
         }

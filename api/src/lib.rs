@@ -259,7 +259,9 @@ impl Server {
         app.warm_up().await;
         tracing::info!(address = %self.address, "the api answers");
         let connections = CONNECTIONS + live.streams;
-        listener::allow_files(connections + OTHER_FILES);
+        // Each connection is a file; what is too many waits in the kernel's queue.
+        let files = listener::allow_files(connections + OTHER_FILES);
+        let connections = connections.min(files.saturating_sub(OTHER_FILES)).max(1);
         let stalled = Duration::from_secs(live.stalled.into());
         let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();

@@ -47,23 +47,25 @@ impl Bounded {
     }
 }
 
-/// Lets the process open so many files, if it may: each connection is one.
-pub fn allow_files(files: usize) {
+/// Lets the process open so many files, if it may; how many it may open now.
+pub fn allow_files(files: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let wanted = u64::try_from(files).ok();
     if limit.current.is_none() || limit.current >= wanted {
-        return;
+        return files;
     }
     let current = match limit.maximum {
         Some(maximum) => wanted.map(|wanted| wanted.min(maximum)),
         None => wanted,
     };
-    if current < wanted {
-        tracing::warn!(?current, ?wanted, "the process may open fewer files than connections");
-    }
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, ..limit }) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
+    let allowed = match setrlimit(Resource::Nofile, Rlimit { current, ..limit }) {
+        Ok(()) => current,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files stays as it is");
+            limit.current
+        }
+    };
+    allowed.and_then(|allowed| usize::try_from(allowed).ok()).unwrap_or(files)
 }
 
 impl Listener for Bounded {

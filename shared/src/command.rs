@@ -102,7 +102,7 @@ impl TryFrom<PaymentFields> for PaymentMethod {
 }
 
 impl PartialSchema for PaymentMethod {
-    /// Closed, as [`PaymentFields`] is: what is derived would allow further fields.
+    /// Closed, as `PaymentFields` is: what is derived would allow further fields.
     fn schema() -> RefOr<Schema> {
         let of = |method: &str| {
             let name = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([method]));

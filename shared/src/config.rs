@@ -217,7 +217,7 @@ impl RedisConfig {
     }
 
     /// A builder for clients and subscribers that reconnect for ever. Its check for unresponsive
-    /// connections finds those on which nothing is written any more only: see [`watch_over`].
+    /// connections finds those on which nothing is written any more only: see `watch_over`.
     pub fn builder(&self) -> anyhow::Result<Builder> {
         let mut builder = Builder::from_config(self.client_config()?);
         builder

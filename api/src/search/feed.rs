@@ -5,7 +5,7 @@
 //! what the projection has settled, so they have at least that much.
 //!
 //! A change of stock or price is to be found with the next search. A change of text is indexed with
-//! all others of the moment: at most every [`REFRESH`].
+//! all others of the moment: at most every `REFRESH`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
