@@ -19,6 +19,7 @@ mod once;
 mod overload;
 mod parked;
 mod parking;
+mod past;
 mod process;
 mod proxy;
 mod rebuild;

@@ -28,6 +28,8 @@ use clap::Args;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::log::Log;
 use millrace_shared::parking::desk::Desk;
+use millrace_shared::past::Past;
+use millrace_shared::story::Finder;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::{Change, Views, watch_changes};
 use tokio::net::TcpListener;
@@ -95,7 +97,8 @@ struct OperatorConfig {
     /// only where nobody else reaches the edge
     #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
     operator_routes: bool,
-    /// The audit table; needed by the routes for operators only
+    /// The journal: for the past of orders whose beginning was trimmed from the log, and for the
+    /// audit table of operators; nothing else needs it
     #[command(flatten)]
     postgres: Option<PostgresConfig>,
 }
@@ -111,6 +114,13 @@ impl ApiConfig {
             operators: OperatorConfig::default(),
             cors_origins: Vec::new(),
         }
+    }
+
+    /// With the journal, for the past of orders.
+    #[must_use]
+    pub fn with_journal(mut self, postgres: PostgresConfig) -> Self {
+        self.operators.postgres = Some(postgres);
+        self
     }
 
     /// With the routes for operators; what they do is written to the audit table there.
@@ -135,6 +145,8 @@ pub struct App {
     imports: Semaphore,
     import_max_bytes: usize,
     started: Instant,
+    past: Past,
+    stories: Finder,
     /// Only with the routes for operators.
     desk: Option<Desk>,
 }
@@ -193,6 +205,10 @@ impl Server {
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
+        let journal = operators.postgres.as_ref();
+        let journal = journal.map(|it| it.reading_pool("millrace-api-past")).transpose()?;
+        let log = Log::new(client.clone(), topology.events_stream());
+        let past = Past::new(log, topology.clone(), journal);
         let desk = match (operators.operator_routes, operators.postgres) {
             (true, Some(postgres)) => {
                 let pool = postgres.pool("millrace-api")?;
@@ -205,6 +221,8 @@ impl Server {
         };
         let (search, index) = Search::new()?;
         let app = Arc::new(App {
+            stories: Finder::new(&client, past.clone()),
+            past,
             desk,
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
