@@ -173,7 +173,8 @@ impl System {
             "127.0.0.1:0".parse().expect("an address"),
             config.nats.clone(),
             config.redis.clone(),
-        );
+        )
+        .with_journal(config.postgres.clone());
         let server = Server::bind(edge).await.expect("the api binds");
         let http = format!("http://{}", server.local_addr());
         let stop = CancellationToken::new();

@@ -22,6 +22,7 @@ mod overload;
 mod own_writes;
 mod parked;
 mod parking;
+mod past;
 mod process;
 mod proxy;
 mod queries;

@@ -30,6 +30,8 @@ use clap::Args;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::log::Log;
 use millrace_shared::parking::desk::Desk;
+use millrace_shared::past::Past;
+use millrace_shared::story::Finder;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::{Change, Views, watch_changes};
 use tokio::net::TcpListener;
@@ -102,7 +104,8 @@ struct OperatorConfig {
     /// only where nobody else reaches the edge
     #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
     operator_routes: bool,
-    /// The audit table; needed by the routes for operators only
+    /// The journal: for the past of orders whose beginning was trimmed from the log, and for the
+    /// audit table of operators; nothing else needs it
     #[command(flatten)]
     postgres: Option<PostgresConfig>,
 }
@@ -125,6 +128,13 @@ impl ApiConfig {
     #[must_use]
     pub fn with_live(mut self, live: LiveConfig) -> Self {
         self.live = live;
+        self
+    }
+
+    /// With the journal, for the past of orders.
+    #[must_use]
+    pub fn with_journal(mut self, postgres: PostgresConfig) -> Self {
+        self.operators.postgres = Some(postgres);
         self
     }
 
@@ -151,6 +161,8 @@ pub struct App {
     imports: Semaphore,
     import_max_bytes: usize,
     started: Instant,
+    past: Past,
+    stories: Finder,
     /// Only with the routes for operators.
     desk: Option<Desk>,
 }
@@ -210,6 +222,10 @@ impl Server {
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
+        let journal = operators.postgres.as_ref();
+        let journal = journal.map(|it| it.reading_pool("millrace-api-past")).transpose()?;
+        let log = Log::new(client.clone(), topology.events_stream());
+        let past = Past::new(log, topology.clone(), journal);
         let desk = match (operators.operator_routes, operators.postgres) {
             (true, Some(postgres)) => {
                 let pool = postgres.pool("millrace-api")?;
@@ -223,6 +239,8 @@ impl Server {
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
+            stories: Finder::new(&client, past.clone()),
+            past,
             desk,
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,

@@ -13,6 +13,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub mod explain;
 pub mod import;
 pub mod parked;
 mod progress;
@@ -62,6 +63,8 @@ enum Action {
     },
     /// List, show, replay or discard messages that could not be processed
     Parked(parked::ParkedArgs),
+    /// Tell an order's whole story: commands, events, charges, parkings, times and what it holds
+    Explain(explain::ExplainArgs),
     /// Make all Redis views anew from the journal and the log, while the system runs and serves
     Rebuild(rebuild::RebuildArgs),
     /// Remove old messages from the streams that are stored elsewhere and settled by everybody
@@ -83,6 +86,7 @@ pub fn main() -> ExitCode {
         | Action::Import(_)
         | Action::Replay(_)
         | Action::Parked(_)
+        | Action::Explain(_)
         | Action::Rebuild(_)
         | Action::Trim(_)
         | Action::Verify(_) => "warn,fred=off",
@@ -118,6 +122,7 @@ async fn run(action: Action) -> Result<()> {
         Action::Migrate(config) => migrate(&config).await?,
         Action::Topology { nats, streams } => topology(&nats, &streams).await?,
         Action::Parked(args) => parked::run(args).await?,
+        Action::Explain(args) => explain::run(args).await?,
         Action::Rebuild(args) => Box::pin(rebuild::run(args)).await?,
         Action::Trim(args) => trim::run(args).await?,
         Action::Import(args) => import::run(args).await?,

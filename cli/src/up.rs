@@ -171,7 +171,10 @@ pub async fn ensure_database(config: &PostgresConfig) -> Result<()> {
 }
 
 async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
-    let edge = |http| ApiConfig::new(http, config.nats.clone(), config.redis.clone());
+    let edge = |http| {
+        ApiConfig::new(http, config.nats.clone(), config.redis.clone())
+            .with_journal(config.postgres.clone())
+    };
     match args.http {
         Some(http) => Server::bind(edge(http)).await,
         None => match Server::bind(edge(USUAL_HTTP.parse()?)).await {

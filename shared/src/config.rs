@@ -204,6 +204,18 @@ impl PostgresConfig {
     }
 }
 
+impl PostgresConfig {
+    /// As [`PostgresConfig::pool`], for reading only: few connections, and who asks is told soon
+    /// that the database is away.
+    pub fn reading_pool(&self, name: &str) -> anyhow::Result<PgPool> {
+        let options = self.options()?.application_name(name);
+        Ok(PgPoolOptions::new()
+            .max_connections(self.postgres_connections.min(4))
+            .acquire_timeout(Duration::from_secs(2))
+            .connect_lazy_with(options.options([("default_transaction_read_only", "on")])))
+    }
+}
+
 impl RedisConfig {
     /// The client's configuration, checked.
     pub fn client_config(&self) -> anyhow::Result<FredConfig> {

@@ -5,6 +5,7 @@
 mod commands;
 mod customers;
 mod health;
+mod history;
 mod import;
 mod ops;
 mod orders;
@@ -25,6 +26,8 @@ pub fn commands_and_views() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(orders::place))
         .routes(routes!(orders::show))
         .routes(routes!(orders::stream))
+        .routes(routes!(history::history))
+        .routes(routes!(history::explain))
         .routes(routes!(orders::cancel))
         .routes(routes!(orders::ship))
         .routes(routes!(orders::deliver))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use millrace_shared::command::PlaceOrder;
@@ -20,8 +20,9 @@ use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
 use crate::live::orders::{OrderFeed, OrderNews};
 use crate::live::{FIRST_WAIT, Resume, too_many};
-use crate::reading::{Freshness, found, limit};
+use crate::reading::{Freshness, document, found, limit};
 use crate::request::{Posted, parameters, path_id};
+use crate::routes::history::PastQuery;
 use crate::submit::submit;
 
 /// Places an order.
@@ -133,10 +134,10 @@ async fn step(app: &App, kind: &str, id: &str, posted: Posted) -> Result<Respons
     submit(app, kind, posted.with("orderId", id)?).await
 }
 
-/// An order as it stands.
+/// An order as it stands, or with `asOf` or `version` as it was.
 #[utoipa::path(
     get, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = OrderId, Path), Freshness, ReadHeaders),
+    params(("id" = OrderId, Path), Freshness, PastQuery, ReadHeaders),
     responses(
         (status = OK, description = "The order", body = OrderView),
         (status = ACCEPTED, description = "Still older than `minVersion`", body = OrderView),
@@ -147,9 +148,14 @@ pub async fn show(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     query: Result<Query<Freshness>, QueryRejection>,
+    past: Result<Query<PastQuery>, QueryRejection>,
+    RawQuery(asked): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: OrderId = path_id("orderId", &id)?;
+    if asks_for_past(asked.as_deref().unwrap_or("")) {
+        return Ok(document(&headers, app.past_state(id, &parameters(past)?).await?));
+    }
     let fresh = parameters(query)?.or_preferred(&headers);
     Ok(found(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
 }
@@ -185,4 +191,8 @@ pub async fn stream(
     let mut feed = OrderFeed::after(after);
     let first = feed.take(&now);
     Ok(app.live.answer(slot, news, feed, first))
+}
+
+fn asks_for_past(query: &str) -> bool {
+    query.split('&').any(|it| ["asOf", "version"].contains(&it.split('=').next().unwrap_or("")))
 }
