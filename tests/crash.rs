@@ -6,9 +6,10 @@ use millrace_shared::crash::POINTS;
 use millrace_workers::Role;
 use serde_json::{Value, json};
 
-use crate::harness::{Running, System, account_order, card_order};
+use crate::harness::{Running, System, account_order, card_order, eventually};
 use crate::parking::{header, parked};
 use crate::process::{Process, settings};
+use crate::rebuild::redis;
 
 /// The process that passes a point, and its arguments.
 fn process_of(point: &str) -> (Option<Role>, Vec<&'static str>) {
@@ -16,7 +17,7 @@ fn process_of(point: &str) -> (Option<Role>, Vec<&'static str>) {
         Some("api") => (None, vec!["api", "--http", "127.0.0.1:0"]),
         Some("payment") => (Some(Role::Payment), vec!["worker", "payment"]),
         Some("persistence") => (Some(Role::Persistence), vec!["worker", "persistence"]),
-        Some("projection" | "parking") => (Some(Role::Projection), vec!["worker", "projection"]),
+        Some("projection" | "parking" | "catch-up") => (Some(Role::Projection), vec!["worker", "projection"]),
         _ => (Some(Role::Validation), vec!["worker", "validation"]),
     }
 }
@@ -171,6 +172,38 @@ async fn a_projection_that_dies_leaves_the_views_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_dies_while_it_writes_again_what_redis_lost_begins_anew() {
+    let point = "catch-up.written";
+    let (system, running) = shop(point).await;
+    let projection = system.run(Role::Projection);
+    let id = place(&system, &card_order("ann", "box", 1, "tok_ok")).await;
+    system.order_in(&id, "paid").await;
+    system.settle().await;
+    projection.stop().await;
+    // As after a crash: another server noted how far the views were, and a view is gone.
+    let prefix = system.topology.namespace();
+    redis(&system, &["SET", &format!("{prefix}:through"), "dead 1"]).await;
+    let views = redis(&system, &["KEYS", &format!("{prefix}:*:order:{id}")]).await;
+    let view = views.split_whitespace().find(|word| word.starts_with(prefix));
+    let view = view.expect("a view").to_owned();
+    redis(&system, &["DEL", &view]).await;
+    dies(start(&system, point), point).await;
+    assert!(redis(&system, &["GET", &format!("{prefix}:through")]).await.contains("dead 1"));
+    redis(&system, &["DEL", &view]).await;
+    let successor = system.run(Role::Projection);
+    system.order_in(&id, "paid").await;
+    eventually("the catch-up is noted", async || {
+        let noted = redis(&system, &["GET", &format!("{prefix}:through")]).await;
+        (!noted.contains("dead")).then_some(())
+    })
+    .await;
+    for worker in running.into_iter().chain([successor]) {
+        worker.stop().await;
+    }
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_expiry_that_dies_ends_the_order_once() {
     let point = "expiry.appended";
     let (system, running) = shop(point).await;
@@ -250,6 +283,7 @@ fn every_point_belongs_to_a_process_that_a_test_lets_die() {
         "projection",
         "expiry",
         "parking",
+        "catch-up",
         // In tests/parked.
         "replay",
         "discard",

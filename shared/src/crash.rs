@@ -3,7 +3,7 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 23] = [
+pub const POINTS: [(&str, &str); 24] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
@@ -21,6 +21,7 @@ pub const POINTS: [(&str, &str); 23] = [
     ("persistence.before-commit", "a batch is written, not committed"),
     ("persistence.committed", "a batch is committed, its events are not acked"),
     ("projection.written", "the views are written, the events are not acked"),
+    ("catch-up.written", "some of what a crash of Redis took is written again, nothing is noted"),
     ("parking.parked", "a message is parked, and not terminated yet"),
     ("replay.asked", "a replay is asked for and audited, the worker has not begun"),
     ("replay.done", "the worker has done it, the message is parked still"),

@@ -51,7 +51,6 @@ async fn holds_through(seed: u64, lasts: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "young: by hand, until many seeds have passed beside all other tests"]
 async fn every_promise_holds_through_kills_freezes_and_cut_lines() {
     holds_through(1, Duration::from_secs(25)).await;
 }

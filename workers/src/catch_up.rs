@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use async_nats::jetstream;
 use millrace_shared::consumer::Worker as _;
+use millrace_shared::crash;
 use millrace_shared::message::Event;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::Views;
@@ -34,14 +35,22 @@ impl CatchUp {
 
     /// Looks again and again, until the shutdown.
     pub async fn keep(&self, shutdown: CancellationToken) {
+        let mut failing = false;
         loop {
             let looked = tokio::select! {
                 looked = self.look() => looked,
                 () = shutdown.cancelled() => return,
             };
-            if let Err(error) = looked {
-                tracing::debug!("it cannot be seen how far the views are: {error:#}");
+            // Told once: it is tried again every second, for as long as a server is away.
+            match &looked {
+                Err(error) if !failing => tracing::warn!(
+                    "it cannot be seen how far the views are; what a crash of Redis took from them \
+                     stays out until it can: {error:#}"
+                ),
+                Ok(()) if failing => tracing::info!("it is seen again how far the views are"),
+                _ => {}
             }
+            failing = looked.is_err();
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = shutdown.cancelled() => return,
@@ -67,6 +76,7 @@ impl CatchUp {
             let events: Vec<Event> =
                 messages.iter().filter_map(|message| event(&self.topology, message)).collect();
             self.views.apply(events.iter()).await?;
+            crash::point("catch-up.written");
             count += events.len();
             left = rest;
         }
