@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::message::{Subject, now};
-use millrace_shared::views::{CommandView, Generations, OrderFilter, OrderList, Views};
+use millrace_shared::views::{CommandView, Generations, Mark, OrderFilter, OrderList, Views};
 use millrace_workers::Role;
 use millrace_workers::rebuild::{Rebuild, Rebuilt};
 use rustix::process::Signal;
@@ -215,7 +215,8 @@ async fn under_load_no_reader_sees_an_older_version_or_nothing_while_the_views_a
             let id = Uuid::now_v7().to_string();
             let pending = CommandView::pending(CommandId(Uuid::now_v7()));
             let pending = pending.about(Subject::Order, id.clone());
-            writer.mark_pending(&pending, Some((&bob, now()))).await.expect("it is marked");
+            let mark = Mark { command: pending, placed: Some((bob.clone(), now())) };
+            writer.mark_pending(&[mark]).await.expect("it is marked");
             marked.push(id);
             let step = marked.len() / 20 + 1;
             for id in marked.iter().rev().step_by(step) {

@@ -8,6 +8,7 @@ mod headers;
 pub mod listener;
 pub mod lists;
 pub mod live;
+pub mod marks;
 pub mod query;
 pub mod reading;
 pub mod request;
@@ -43,9 +44,9 @@ use crate::error::Problem;
 use crate::headers::Origin;
 use crate::listener::Bounded;
 use crate::live::{Live, LiveConfig};
+use crate::marks::Marks;
 use crate::search::Search;
 use crate::search::feed::Feed;
-use crate::submit::Marks;
 use crate::wait::Waiters;
 
 /// Connections at a time besides those of live streams; more wait in the kernel's queue.
@@ -245,9 +246,9 @@ impl Server {
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
             live: Live::new(&live, &views, shutdown.clone()),
+            marks: Marks::new(views.clone()),
             views,
             waiters: Arc::clone(&waiters),
-            marks: Marks::default(),
             requests: Semaphore::new(REQUESTS),
             search: Arc::new(search),
             imports: Semaphore::new(IMPORTS),

@@ -1,6 +1,5 @@
 //! The way of a command through the edge: read, given its ids, stored, answered.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::HeaderMap as NatsHeaders;
@@ -14,7 +13,7 @@ use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Subject, TRACEPARENT, now};
 use millrace_shared::reason::Reason;
-use millrace_shared::views::{CommandStatus, CommandView, Document, ViewError};
+use millrace_shared::views::{CommandStatus, CommandView, Document, Mark, ViewError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
@@ -30,8 +29,6 @@ const STORE_PATIENCE: Duration = Duration::from_millis(750);
 const GLANCE: Duration = Duration::from_millis(100);
 /// How long a look at the outcome may take: who waits is answered in time, if a little later.
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);
-/// After a failure Redis is left alone for this long on the way of an acceptance.
-const REST: Duration = Duration::from_secs(1);
 
 /// A command that is on its way.
 struct Asked {
@@ -268,14 +265,9 @@ impl App {
 
     /// Notes in the views that the command is pending: a courtesy for who reads right away.
     async fn mark(&self, asked: &Asked) {
-        if !self.marks.may_try() || !self.can_read() {
-            return;
-        }
-        let placed = asked.placed_by.as_ref().map(|customer| (customer, now()));
-        let marked = timeout(GLANCE, self.views.mark_pending(&asked.view(), placed)).await;
-        if !matches!(marked, Ok(Ok(()))) {
-            tracing::debug!("a pending command was not marked in the views");
-            self.marks.failed();
+        if self.marks.may_try() && self.can_read() {
+            let placed = asked.placed_by.clone().map(|customer| (customer, now()));
+            self.marks.note(Mark { command: asked.view(), placed }).await;
         }
     }
 }
@@ -352,22 +344,5 @@ fn refusal_status(reason: Reason, places: bool) -> StatusCode {
             StatusCode::CONFLICT
         }
         _ => StatusCode::UNPROCESSABLE_ENTITY,
-    }
-}
-
-/// Whether pending commands are marked in the views: not for a while after it has failed.
-#[derive(Debug, Default)]
-pub struct Marks {
-    failed_at: Mutex<Option<Instant>>,
-}
-
-impl Marks {
-    fn may_try(&self) -> bool {
-        let failed_at = *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        failed_at.is_none_or(|at| at.elapsed() >= REST)
-    }
-
-    fn failed(&self) {
-        *self.failed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 }

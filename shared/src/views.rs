@@ -18,6 +18,7 @@
 //! | `NS:changes` | channel | `SUBJECT/ID VERSION` lines, after the views were written; `customer-orders/ID` for the customer of a changed order |
 
 mod anew;
+mod batch;
 mod changed;
 mod changes;
 mod generation;
@@ -36,6 +37,7 @@ pub use lists::Page;
 pub use orders::{OrderEntry, OrderFilter, OrderList, OrderPage, Place};
 pub use reports::{By, Range, Sales, Sold};
 pub use through::Restarted;
+pub use write::Mark;
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use millrace_shared::consumer::Worker;
 use millrace_shared::log::{Log, timestamp};
 use millrace_shared::message::{Subject, now};
 use millrace_shared::topology::{DECIDER, Topology};
-use millrace_shared::views::{CommandView, FRESH, Generations, Row, Views};
+use millrace_shared::views::{CommandView, FRESH, Generations, Mark, Row, Views};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
@@ -252,25 +252,27 @@ impl Rebuild {
         let stream = self.topology.commands_stream();
         while let Some(places) = left {
             let (messages, rest) = self.commands.page(places).await?;
+            let mut marks = Vec::with_capacity(messages.len());
             for message in messages {
                 let kind = self.topology.command_kind(&message.subject);
                 let header =
                     |name: &str| message.headers.get(name).map(async_nats::HeaderValue::as_str);
                 let place = (stream.as_str(), message.sequence);
                 let received = Received::read(kind, &message.payload, header, place);
-                let mut pending = CommandView::pending(received.command_id);
+                let mut command = CommandView::pending(received.command_id);
                 let mut placed = None;
                 if let Ok(identified) = &received.command {
                     let (subject, id) = identified.command.target();
-                    pending = pending.about(subject, id);
+                    command = command.about(subject, id);
                     if let Command::PlaceOrder(order) = &identified.command {
                         let at = timestamp(message.time.unix_timestamp_nanos());
-                        placed = Some((&order.customer_id, at));
+                        placed = Some((order.customer_id.clone(), at));
                     }
                 }
-                self.views.mark_in(generation, &pending, placed).await?;
-                count += 1;
+                marks.push(Mark { command, placed });
             }
+            self.views.mark_in(generation, &marks).await?;
+            count += marks.len() as u64;
             left = rest;
         }
         Ok(count)

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::try_join_all;
 use futures_util::stream::Stream;
 
+use super::batch::Batch;
 use super::write::{PENDING_SECONDS, json};
 use super::{CommandStatus, CommandView, ViewError, Views, command_view, split};
 use crate::ids::CommandId;
@@ -44,19 +45,9 @@ type Pages<'a> = Pin<Box<dyn Stream<Item = Result<Vec<String>, ViewError>> + Sen
 impl Views {
     /// Writes rows into one generation. Others may write into it at the same time.
     pub async fn fill(&self, generation: u64, rows: &[Row]) -> Result<(), ViewError> {
-        let documents = self
-            .with_scripts(|| try_join_all(rows.iter().map(|row| self.fill_one(generation, row))));
-        let newest = rows.iter().filter(|row| row.newest).map(|row| &row.event);
-        let counts = self.count(generation, newest, true);
-        tokio::try_join!(documents, counts).map(|_| ())
-    }
-
-    async fn fill_one(&self, generation: u64, row: &Row) -> Result<(), ViewError> {
-        if row.newest {
-            Box::pin(self.write_one(&row.event, generation)).await
-        } else {
-            self.write_answer(&row.event, generation).await
-        }
+        let batch = Batch::read(rows.iter().map(|row| (&row.event, row.newest)))?;
+        let documents = self.write_documents(&batch, generation);
+        tokio::try_join!(documents, self.count(generation, &batch.orders, true)).map(|_| ())
     }
 
     /// Which keys of a generation do not hold what these rows say; a newer document is right, too.

@@ -7,39 +7,37 @@
 //! to the key. It is written after the order's document, and again where a process has died between
 //! the two: who sees the change can read the order.
 
-use fred::interfaces::{LuaInterface as _, SortedSetsInterface as _};
+use fred::interfaces::SortedSetsInterface as _;
 use fred::types::sorted_sets::{ZRange, ZRangeBound, ZRangeKind, ZSort};
-use futures_util::future::try_join_all;
-use serde::Deserialize;
 
+use super::batch::Seen;
+use super::scripts::Item;
 use super::{Document, ViewError, Views};
 use crate::ids::CustomerId;
-use crate::message::{Event, Subject};
+use crate::message::Subject;
 
 /// The orders that are kept for each customer. Up to 128 Redis keeps them in a compact form.
 pub const CHANGES_KEPT: u64 = 100;
 /// The score is the sequence times this, and the version. An order has a handful of versions.
 const SHIFT: u64 = 1_000;
 
-/// Notes a change, unless it or a later one of the same order is there.
+/// Notes changes of orders (id and version after each other), each with its customer's key, unless
+/// it or a later one of the same order is there. Keeps 100 ([`CHANGES_KEPT`]).
 pub(super) const NOTE: &str = "
-local version = math.min(tonumber(ARGV[2]), 999)
-local old = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if old and tonumber(old) % 1000 >= version then return 0 end
 local time = redis.call('TIME')
-local sequence = time[1] * 1000 + math.floor(time[2] / 1000)
-local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-if last then sequence = math.max(sequence, math.floor(tonumber(last) / 1000) + 1) end
-redis.call('ZADD', KEYS[1], string.format('%.0f', sequence * 1000 + version), ARGV[1])
-redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - tonumber(ARGV[3]))
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i, key in ipairs(KEYS) do
+  local order, version = ARGV[2 * i - 1], math.min(tonumber(ARGV[2 * i]), 999)
+  local old = redis.call('ZSCORE', key, order)
+  if not old or tonumber(old) % 1000 < version then
+    local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+    local sequence = now
+    if last then sequence = math.max(now, math.floor(tonumber(last) / 1000) + 1) end
+    redis.call('ZADD', key, string.format('%.0f', sequence * 1000 + version), order)
+    redis.call('ZREMRANGEBYRANK', key, 0, -101)
+  end
+end
 return 1";
-
-/// Whose an order is.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Owned {
-    pub(super) customer_id: CustomerId,
-}
 
 /// The last change of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,22 +80,17 @@ impl Views {
         format!("{}:{generation}:customer:{customer}:changed", self.namespace)
     }
 
-    /// Notes which customers' orders the events have changed.
-    pub(super) async fn note_changes<'a>(
+    /// Notes which customers' orders have changed.
+    pub(super) async fn note_changes(
         &self,
-        events: impl Iterator<Item = &'a Event> + Clone + Send,
+        orders: &[Seen],
         generation: u64,
     ) -> Result<(), ViewError> {
-        let orders = events.filter(|event| event.subject == Subject::Order);
-        let note = async |event: &Event| {
-            let Owned { customer_id } = event.state()?;
-            let key = self.changed_key(generation, customer_id.as_str());
-            let (id, version) = (event.subject_id.clone(), event.version.to_string());
-            let arguments = vec![id, version, CHANGES_KEPT.to_string()];
-            let sha = self.scripts.note.sha1().clone();
-            Ok(self.redis.evalsha::<(), _, _, _>(sha, vec![key], arguments).await?)
+        let note = |Seen { order, .. }: &Seen| Item {
+            keys: vec![self.changed_key(generation, order.customer_id.as_str())],
+            words: vec![order.order_id.to_string().into(), order.version.to_string().into()],
         };
-        self.with_scripts(|| try_join_all(orders.clone().map(note))).await.map(|_| ())
+        self.each(&self.scripts.note, orders.iter().map(note)).await
     }
 
     /// A customer, and changes of its orders. The document of an order is left out where the caller

@@ -25,15 +25,13 @@ pub use read::Sold;
 pub use span::{By, Range};
 pub use tally::Sales;
 
-use std::collections::HashMap;
-
 use fred::interfaces::LuaInterface as _;
 use fred::types::Value;
 use futures_util::future::try_join_all;
 
+use super::batch::{Seen, Shown};
 use super::{ViewError, Views};
-use crate::message::{Event, Subject};
-use tally::{Reported, Sums};
+use tally::Sums;
 
 /// Adds sums, and notes up to which version their orders are counted by that; nothing, if one of
 /// the orders is not counted up to where the caller thought: then it returns how far each is.
@@ -65,27 +63,28 @@ const AT_A_TIME: usize = 500;
 
 /// An order that is to be counted.
 #[derive(Debug)]
-struct Uncounted {
-    order: Reported,
+struct Uncounted<'a> {
+    order: &'a Shown,
     /// The version up to which it is counted, as far as is known.
     counted: u64,
 }
 
 impl Views {
-    /// Counts what events of orders tell. They may come twice and in any order.
+    /// Counts what has happened to orders. They may come twice and in any order.
     ///
     /// `fresh` says that the generation is new: then nothing is taken to be counted already. It is
     /// only a guess, as is the other one, that versions come one after another: a wrong one costs a
     /// round trip.
-    pub(super) async fn count<'a>(
+    pub(super) async fn count(
         &self,
         generation: u64,
-        events: impl Iterator<Item = &'a Event>,
+        orders: &[Seen],
         fresh: bool,
     ) -> Result<(), ViewError> {
-        let mut slots: Vec<Vec<Uncounted>> = (0..SLOTS).map(|_| Vec::new()).collect();
-        for (_, uncounted) in newest(events, fresh)? {
-            slots[usize::from(slot(&uncounted.order))].push(uncounted);
+        let mut slots: Vec<Vec<Uncounted<'_>>> = (0..SLOTS).map(|_| Vec::new()).collect();
+        for Seen { order, first } in orders {
+            let counted = if fresh { 0 } else { first.saturating_sub(1) };
+            slots[usize::from(slot_of(order.order_id.0))].push(Uncounted { order, counted });
         }
         let mut counts = Vec::new();
         for (slot, mut orders) in (0..SLOTS).zip(slots) {
@@ -104,7 +103,7 @@ impl Views {
         &self,
         generation: u64,
         slot: u8,
-        mut orders: Vec<Uncounted>,
+        mut orders: Vec<Uncounted<'_>>,
     ) -> Result<(), ViewError> {
         let prefix = self.reports_prefix(generation, slot);
         loop {
@@ -143,37 +142,12 @@ impl Views {
     }
 }
 
-fn slot(order: &Reported) -> u8 {
-    slot_of(order.order_id.0)
-}
-
 fn slot_of(id: uuid::Uuid) -> u8 {
     id.as_bytes()[15] % SLOTS
 }
 
-/// Of each order the newest state among the events.
-fn newest<'a>(
-    events: impl Iterator<Item = &'a Event>,
-    fresh: bool,
-) -> Result<HashMap<&'a str, Uncounted>, ViewError> {
-    let mut ends: HashMap<&str, (u64, &Event)> = HashMap::new();
-    for event in events.filter(|event| event.subject == Subject::Order) {
-        let (first, last) = ends.entry(&event.subject_id).or_insert((event.version, event));
-        *first = event.version.min(*first);
-        if event.version > last.version {
-            *last = event;
-        }
-    }
-    ends.into_iter()
-        .map(|(id, (first, last))| {
-            let counted = if fresh { 0 } else { first.saturating_sub(1) };
-            Ok((id, Uncounted { order: last.state()?, counted }))
-        })
-        .collect()
-}
-
 /// Keys and words for the script.
-fn script_input(prefix: &str, orders: &[Uncounted]) -> (Vec<String>, Vec<Value>) {
+fn script_input(prefix: &str, orders: &[Uncounted<'_>]) -> (Vec<String>, Vec<Value>) {
     let mut sums = Sums::default();
     for uncounted in orders {
         uncounted.order.tally(uncounted.counted, &mut sums);

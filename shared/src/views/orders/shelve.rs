@@ -1,25 +1,33 @@
 //! Putting orders where they belong in their lists.
 
-use chrono::{DateTime, Utc};
+use std::collections::BTreeSet;
+
 use fred::interfaces::{LuaInterface as _, SortedSetsInterface as _};
-use futures_util::future::try_join_all;
-use serde::Deserialize;
+use fred::types::Value;
 
 use super::{OrderList, Place};
-use crate::ids::{CustomerId, OrderId};
-use crate::order::{OrderStatus, Step};
+use crate::order::OrderStatus;
+use crate::views::batch::{Seen, Shown};
+use crate::views::scripts::Item;
 use crate::views::{ViewError, Views};
 
-/// Puts an order into the first set and takes it out of those that it has left behind (the next
-/// `ARGV[2]`), unless it is in one of the others: then a newer event has put it there. This needs no
-/// version, since no order has a status again that it has left.
+/// Puts orders (place, and how many of its sets it has left behind, after each other) where they
+/// belong. Each has as many keys: the first is the set that it belongs in; it is taken out of the
+/// next ones, which it has left, unless it is in one of the others: then a newer event has put it
+/// there. This needs no version, since no order has a status again that it has left.
 pub(in crate::views) const SHELVE: &str = "
-local left = tonumber(ARGV[2])
-for i = 2 + left, #KEYS do
-  if redis.call('ZSCORE', KEYS[i], ARGV[1]) then return 0 end
+local sets = #KEYS / (#ARGV / 2)
+for i = 1, #ARGV / 2 do
+  local place, left, first = ARGV[2 * i - 1], tonumber(ARGV[2 * i]), (i - 1) * sets + 1
+  local later = false
+  for at = first + left + 1, first + sets - 1 do
+    later = later or redis.call('ZSCORE', KEYS[at], place)
+  end
+  if not later then
+    for at = first + 1, first + left do redis.call('ZREM', KEYS[at], place) end
+    redis.call('ZADD', KEYS[first], 0, place)
+  end
 end
-for i = 2, 1 + left do redis.call('ZREM', KEYS[i], ARGV[1]) end
-redis.call('ZADD', KEYS[1], 0, ARGV[1])
 return 1";
 
 /// In which of the sets an order is.
@@ -30,18 +38,7 @@ for i, key in ipairs(KEYS) do
 end
 return found";
 
-/// What the lists need of an order.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::views) struct Listed {
-    order_id: OrderId,
-    customer_id: CustomerId,
-    status: OrderStatus,
-    placed_at: DateTime<Utc>,
-    timeline: Vec<Step>,
-}
-
-impl Listed {
+impl Shown {
     fn place(&self) -> Place {
         Place::new(self.placed_at, self.order_id)
     }
@@ -67,29 +64,37 @@ impl Listed {
 }
 
 impl Views {
-    /// Puts an order where it belongs in its customer's list and in that of its day.
+    /// Puts orders where they belong in their customers' lists and in those of their days.
     pub(in crate::views) async fn shelve(
         &self,
         generation: u64,
-        order: &Listed,
+        orders: &[Seen],
     ) -> Result<(), ViewError> {
-        let (left, statuses) = order.statuses();
-        let moves = order.lists().map(|list| {
-            let set = |status: &OrderStatus| self.order_set(generation, &list, *status);
-            let keys: Vec<String> = statuses.iter().map(set).collect();
-            let arguments = vec![order.place().to_string(), left.to_string()];
-            self.redis.evalsha::<(), _, _, _>(self.scripts.shelve.sha1().clone(), keys, arguments)
+        let moves = orders.iter().flat_map(|Seen { order, .. }| {
+            let (left, statuses) = order.statuses();
+            let words = [order.place().to_string(), left.to_string()].map(Value::from).to_vec();
+            order.lists().map(|list| {
+                let set = |status: &OrderStatus| self.order_set(generation, &list, *status);
+                Item { keys: statuses.iter().map(set).collect(), words: words.clone() }
+            })
         });
-        let days = self.order_days_key(generation);
-        let day = self.redis.zadd::<(), _, _>(days, None, None, false, false, (0.0, order.day()));
-        Ok(tokio::try_join!(try_join_all(moves), day).map(|_| ())?)
+        let days: BTreeSet<String> = orders.iter().map(|seen| seen.order.day()).collect();
+        let days: Vec<(f64, String)> = days.into_iter().map(|day| (0.0, day)).collect();
+        let known = async {
+            if days.is_empty() {
+                return Ok(());
+            }
+            let key = self.order_days_key(generation);
+            Ok(self.redis.zadd::<(), _, _>(key, None, None, false, false, days).await?)
+        };
+        tokio::try_join!(self.each(&self.scripts.shelve, moves), known).map(|_| ())
     }
 
     /// Which list does not have an order in its place, or in a later one.
     pub(in crate::views) async fn misplaced(
         &self,
         generation: u64,
-        order: &Listed,
+        order: &Shown,
     ) -> Result<Option<String>, ViewError> {
         let place = order.place().to_string();
         for list in order.lists() {

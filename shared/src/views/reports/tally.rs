@@ -5,41 +5,11 @@ use std::fmt;
 use std::ops::AddAssign;
 
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
 
 use super::span::{By, Page};
-use crate::ids::{OrderId, ProductId};
-use crate::money::{Currency, Money};
-use crate::order::{OrderStatus, PaymentKind, Step};
-use crate::reason::Reason;
-
-/// What of an order's state the reports need.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Reported {
-    pub(super) order_id: OrderId,
-    pub(super) version: u64,
-    lines: Vec<Line>,
-    total: Option<Money>,
-    payment: Method,
-    reason: Option<Reason>,
-    placed_at: DateTime<Utc>,
-    timeline: Vec<Step>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Line {
-    product_id: ProductId,
-    brand: Option<String>,
-    quantity: u32,
-    unit_price: Option<Money>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct Method {
-    method: PaymentKind,
-}
+use crate::money::Currency;
+use crate::order::{OrderStatus, PaymentKind};
+use crate::views::batch::Shown;
 
 /// What was sold and given back, in one bucket and currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -134,7 +104,7 @@ impl Sums {
     }
 }
 
-impl Reported {
+impl Shown {
     /// Adds what the steps behind the version `counted` have brought.
     pub(super) fn tally(&self, counted: u64, sums: &mut Sums) {
         let mut paid = false;
@@ -217,7 +187,7 @@ mod tests {
     use super::*;
 
     /// An order of 2 × 5.00 and 1 × 3.50 that has had these statuses, a second apart.
-    fn order(statuses: &[&str]) -> Reported {
+    fn order(statuses: &[&str]) -> Shown {
         let timeline: Vec<_> = (1..)
             .zip(statuses)
             .map(|(version, status)| {
@@ -228,7 +198,7 @@ mod tests {
         let usd = |amount: i64| json!({ "amount": amount, "currency": "USD" });
         let order = json!({
             "orderId": "018f2d5e-7b3a-7c3e-9c1d-0123456789ab", "version": statuses.len(),
-            "lines": [
+            "customerId": "ann", "status": statuses.last(), "lines": [
                 { "productId": "a", "brand": "Acme & Co", "quantity": 2, "unitPrice": usd(500) },
                 { "productId": "b", "brand": "Best", "quantity": 1, "unitPrice": usd(350) },
             ],
