@@ -17,7 +17,9 @@ fn process_of(point: &str) -> (Option<Role>, Vec<&'static str>) {
         Some("api") => (None, vec!["api", "--http", "127.0.0.1:0"]),
         Some("payment") => (Some(Role::Payment), vec!["worker", "payment"]),
         Some("persistence") => (Some(Role::Persistence), vec!["worker", "persistence"]),
-        Some("projection" | "parking" | "catch-up") => (Some(Role::Projection), vec!["worker", "projection"]),
+        Some("projection" | "parking" | "catch-up") => {
+            (Some(Role::Projection), vec!["worker", "projection"])
+        }
         _ => (Some(Role::Validation), vec!["worker", "validation"]),
     }
 }

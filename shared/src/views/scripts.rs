@@ -83,10 +83,7 @@ impl Views {
     {
         match work().await {
             Err(ViewError::Redis(error)) if error.details().starts_with("NOSCRIPT") => {
-                try_join_all(
-                    ALL.map(|script| self.load(script)),
-                )
-                .await?;
+                try_join_all(ALL.map(|script| self.load(script))).await?;
                 work().await
             }
             result => result,
