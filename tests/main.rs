@@ -5,6 +5,7 @@
 
 mod apart;
 mod bad_input;
+mod bench;
 mod chaos;
 mod clients;
 mod cluster;

@@ -13,6 +13,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub mod bench;
 pub mod explain;
 pub mod import;
 pub mod parked;
@@ -73,6 +74,8 @@ enum Action {
     Import(import::ImportArgs),
     /// Place a shop's recorded orders again, from CSV files
     Replay(replay::ReplayArgs),
+    /// Measure how many orders are processed and how fast, and the servers' own limit beside it
+    Bench(bench::BenchArgs),
     /// Check every promise against the data, while the system runs
     Verify(verify::VerifyArgs),
 }
@@ -89,6 +92,7 @@ pub fn main() -> ExitCode {
         | Action::Explain(_)
         | Action::Rebuild(_)
         | Action::Trim(_)
+        | Action::Bench(_)
         | Action::Verify(_) => "warn,fred=off",
         _ => "info,sqlx=warn,async_nats=warn,fred=off",
     };
@@ -127,6 +131,7 @@ async fn run(action: Action) -> Result<()> {
         Action::Trim(args) => trim::run(args).await?,
         Action::Import(args) => import::run(args).await?,
         Action::Replay(args) => replay::run(args).await?,
+        Action::Bench(args) => Box::pin(bench::run(args, until_signal()?)).await?,
         Action::Verify(args) => verify::run(args).await?,
     }
     Ok(())

@@ -6,7 +6,7 @@
 mod home;
 mod nats;
 mod postgres;
-mod process;
+pub(crate) mod process;
 mod provision;
 mod redis;
 
@@ -99,6 +99,14 @@ struct Server {
     which: Which,
     program: Program,
     process: Running,
+}
+
+/// Sees to it that the servers' programs are there.
+pub async fn fetch(servers_dir: &Path) -> Result<()> {
+    for which in Which::ALL {
+        provision::find(which, servers_dir).await?;
+    }
+    Ok(())
 }
 
 impl Servers {

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 const LOG_LIMIT: u64 = 16 << 20;
 
 /// A command line to run.
-pub(super) struct Launch {
+pub(crate) struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<String>,
     pub user: User,
@@ -30,7 +30,7 @@ pub(super) struct Launch {
 
 /// Who a process runs as.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum User {
+pub(crate) enum User {
     Same,
     /// Root outside, nobody inside: `PostgreSQL` refuses root, yet the files stay root's.
     Namespace,
@@ -40,21 +40,21 @@ pub(super) enum User {
     },
 }
 
-pub(super) struct Running {
+pub(crate) struct Running {
     /// None once it was stopped or killed.
     pub child: Option<Child>,
     pub log: Log,
 }
 
 /// The part of a log file that one process wrote.
-pub(super) struct Log {
+pub(crate) struct Log {
     pub path: PathBuf,
     start: u64,
 }
 
 /// Starts processes from a thread of its own: Linux sends the signal of a parent's death when the *thread*
 /// that started the child ends, and the runtime's threads come and go.
-pub(super) struct Spawner {
+pub(crate) struct Spawner {
     requests: mpsc::Sender<Request>,
     tied: bool,
 }
@@ -201,7 +201,7 @@ pub(super) async fn end_leftovers(launch: &Launch) -> Result<()> {
     bail!("a {program} for {} is left from an earlier run and cannot be ended", launch.mark);
 }
 
-pub(super) fn signal(pid: Option<u32>, signal: Signal) {
+pub(crate) fn signal(pid: Option<u32>, signal: Signal) {
     let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let Some(pid) = pid {
         // The one thing that can go wrong is that it has ended already.

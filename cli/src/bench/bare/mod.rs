@@ -1,0 +1,172 @@
+//! The limit: a loop that makes only the writes that an order cannot do without, on the same
+//! servers, as durably, as atomically, and in batches. No HTTP, no decisions, no reading of what was
+//! written, and no JSON but payloads that are prepared: those of an order that Millrace has made,
+//! with another id.
+//!
+//! For each order:
+//!
+//! | where | what | Millrace's |
+//! |---|---|---|
+//! | `JetStream` | the command; the events `validated` and `paid`, each with its expected sequence | COMMANDS, EVENTS |
+//! | `PostgreSQL`, one statement a batch | stock and credit, locked and changed; the decision with its event, the order, two reservations | ledger |
+//! | `PostgreSQL`, one statement a batch | the charge of every second order | the sandbox gateway's book |
+//! | `PostgreSQL`, one statement a batch of events | the event; the order as it now is; two lines, once | journal |
+//! | Redis, one pipeline a batch of events | the document, guarded by its version; the outcome of the command, once; the places in the lists of the customer and the day; the place among the customer's changes; the version that is counted in the reports | views |
+//!
+//! Left out, though Millrace writes them, because something else could do their part: the clock of
+//! the payment, the outbox apart from the decision, the mark of a pending order, and acks.
+
+mod keys;
+mod log;
+mod tables;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use millrace_shared::ids::OrderId;
+use millrace_shared::log::Log;
+use millrace_shared::message::Event;
+use millrace_shared::order::Order;
+use uuid::Uuid;
+
+use super::shop::Shop;
+use super::system::System;
+use keys::Keys;
+use log::Streams;
+use tables::Tables;
+
+/// Orders in a batch: validation's.
+pub const BATCH: usize = 256;
+/// Batches under way at once.
+pub const UNDERWAY: usize = 8;
+
+/// The bare loop on a system's servers.
+pub struct Bare {
+    servers: Arc<Servers>,
+}
+
+/// What each of its batches needs.
+struct Servers {
+    streams: Streams,
+    tables: Tables,
+    keys: Keys,
+    model: Model,
+    shop: Arc<Shop>,
+}
+
+/// What Millrace has made of one order.
+struct Model {
+    id: String,
+    order: Order,
+    command: Bytes,
+    validated: Event,
+    paid: Event,
+}
+
+/// An order of the bare loop.
+struct Bones {
+    id: Uuid,
+    text: String,
+    number: u64,
+}
+
+impl Bare {
+    /// Makes its streams and tables. `order` was paid, and is what the payloads are made of.
+    pub async fn new(system: &System, shop: Arc<Shop>, order: OrderId) -> Result<Self> {
+        let model = Model::read(system, order).await.context("an order to take as a model")?;
+        let servers = Servers {
+            streams: Box::pin(Streams::new(system)).await?,
+            tables: Tables::new(system, &shop.customers_prefix()).await?,
+            keys: Keys::new(system).await?,
+            model,
+            shop,
+        };
+        Ok(Self { servers: Arc::new(servers) })
+    }
+
+    /// Makes the writes of so many orders; returns how many these were, and how long it took.
+    pub async fn run(&self, orders: usize) -> Result<(u64, Duration)> {
+        let batches = orders.div_ceil(BATCH);
+        let begin = Instant::now();
+        let mut running = futures_util::stream::iter(0..batches)
+            .map(|batch| tokio::spawn(write(Arc::clone(&self.servers), batch)))
+            .buffer_unordered(UNDERWAY);
+        while let Some(ended) = running.next().await {
+            ended??;
+        }
+        Ok(((batches * BATCH) as u64, begin.elapsed()))
+    }
+
+    /// Removes all that it has made.
+    pub async fn remove(&self) -> Result<()> {
+        let Servers { streams, tables, keys, .. } = &*self.servers;
+        tokio::try_join!(streams.remove(), tables.remove(), keys.remove())?;
+        Ok(())
+    }
+}
+
+/// The writes of one batch, each as early as what comes before it allows.
+async fn write(servers: Arc<Servers>, batch: usize) -> Result<()> {
+    let Servers { streams, tables, keys, model, shop } = &*servers;
+    let orders: Vec<Bones> = (0..BATCH)
+        .map(|place| {
+            let id = Uuid::from_u128(rand::random());
+            Bones { id, text: id.to_string(), number: (batch * BATCH + place) as u64 }
+        })
+        .collect();
+    let payloads = |event: &Event| -> Result<Vec<Bytes>> {
+        let payload = event.encode()?;
+        Ok(orders.iter().map(|order| model.with_id(&payload, order)).collect())
+    };
+    let commands = orders.iter().map(|order| model.with_id(&model.command, order)).collect();
+    streams.commands(commands).await?;
+    tables.ledger(shop, model, &orders).await?;
+    let first = streams.events("validated", &orders, payloads(&model.validated)?, None).await?;
+    let paid = async {
+        tables.charges(&orders).await?;
+        let paid = payloads(&model.paid)?;
+        streams.events("paid", &orders, paid, Some(first)).await?;
+        let event = &model.paid;
+        tokio::try_join!(tables.journal(model, event, &orders), keys.views(model, event, &orders))
+    };
+    let event = &model.validated;
+    tokio::try_join!(
+        tables.journal(model, event, &orders),
+        keys.views(model, event, &orders),
+        paid
+    )?;
+    Ok(())
+}
+
+impl Model {
+    async fn read(system: &System, order: OrderId) -> Result<Self> {
+        let log = Log::new(system.nats.clone(), system.topology.events_stream());
+        let mut events = log.history(&system.topology.order_history(order)).await?.into_iter();
+        let mut next = || events.next().map(|stored| stored.event).context("it has two events");
+        let (validated, paid) = (next()?, next()?);
+        let commands = log.other(&system.topology.commands_stream()).await?;
+        let subject = system.topology.command("order.place");
+        let command = commands.get_last_raw_message_by_subject(&subject).await?.payload;
+        Ok(Self { id: order.to_string(), order: paid.state()?, command, validated, paid })
+    }
+
+    /// A payload of the model, as it would be for another order.
+    fn with_id(&self, payload: &[u8], order: &Bones) -> Bytes {
+        let mut payload = payload.to_vec();
+        let id = self.id.as_bytes();
+        let mut from = 0;
+        while let Some(at) = find(&payload[from..], id) {
+            payload[from + at..from + at + id.len()].copy_from_slice(order.text.as_bytes());
+            from += at + id.len();
+        }
+        payload.into()
+    }
+}
+
+fn find(text: &[u8], word: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.find(std::str::from_utf8(word).ok()?)
+}
