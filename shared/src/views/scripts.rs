@@ -108,7 +108,7 @@ impl Views {
             Ok(self.redis.evalsha::<(), _, _, _>(script.sha1().clone(), keys, words).await?)
         };
         let parts = || slots.values().flat_map(|items| items.chunks(AT_A_TIME));
-        self.with_scripts(|| try_join_all(parts().map(call))).await.map(|_| ())
+        Box::pin(self.with_scripts(|| try_join_all(parts().map(call)))).await.map(|_| ())
     }
 
     async fn load(&self, script: &'static str) -> Result<(), ViewError> {

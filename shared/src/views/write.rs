@@ -46,9 +46,9 @@ impl Views {
             let open: Vec<u64> = generations.targets().filter(|it| !done.contains(it)).collect();
             let Some((last, before)) = open.split_last() else { break };
             for generation in before {
-                self.write(&batch, *generation).await?;
+                Box::pin(self.write(&batch, *generation)).await?;
             }
-            let write = self.write(&batch, *last);
+            let write = Box::pin(self.write(&batch, *last));
             generations = tokio::try_join!(biased; write, self.generations())?.1;
             done.extend(open);
         }
