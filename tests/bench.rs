@@ -19,8 +19,7 @@ async fn bench(more: &[&str]) -> (Value, String) {
     tokio::task::spawn_blocking(servers).await.expect("the servers have started");
     let file = folder("bench").join("report.json");
     let path = file.to_str().expect("a path in UTF-8");
-    let ended = run(&[arguments(more), vec!["--json".to_owned(), path.to_owned()]].concat(), &[]);
-    let ended = ended.await;
+    let ended = run(&arguments(&[more, &["--json", path]].concat()), &[]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let report = std::fs::read(&file).expect("the report is written");
     (serde_json::from_slice(&report).expect("JSON"), ended.output)
@@ -61,6 +60,7 @@ async fn a_short_benchmark_has_every_figure_and_its_totals_agree() {
         "/cpuPerOrder/postgres",
         "/cpuPerOrder/redis",
         "/cpuPerOrder/total",
+        "/bareLoopCpuPerOrder/postgres",
         "/rss/idle/millrace",
         "/rss/load/postgres",
         "/rss/generator",

@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tokio::time::sleep;
 
-use super::figures::{Quantiles, float, rate};
+use super::figures::{Quantiles, float, median, rate};
 use super::load::{Arrivals, Load};
 use super::proc::{self, Used, Watched};
 use super::stored::Stored;
@@ -113,8 +113,17 @@ pub async fn round(
     })
 }
 
+/// The medians of what processes have used.
+pub fn medians(rounds: &[&BTreeMap<String, f64>]) -> BTreeMap<String, f64> {
+    let names = rounds.iter().flat_map(|round| round.keys());
+    let of = |name: &String| {
+        median(rounds.iter().filter_map(|round| round.get(name).copied()).collect())
+    };
+    names.map(|name| (name.clone(), of(name))).collect()
+}
+
 /// Processor milliseconds for each order.
-fn spent(before: &Used, after: &Used, orders: u64) -> BTreeMap<String, f64> {
+pub fn spent(before: &Used, after: &Used, orders: u64) -> BTreeMap<String, f64> {
     let of = |(name, after): (&String, &proc::Usage)| {
         let before = before.get(name).map_or(Duration::ZERO, |before| before.cpu);
         let spent = after.cpu.saturating_sub(before);

@@ -35,6 +35,9 @@ pub struct Check {
 impl Check {
     /// Asks the journal and the ledger for what this run's customers have.
     pub async fn read(&mut self, system: &System, customers: &str) -> Result<()> {
+        let mut tx = system.pool.begin().await?;
+        // Right after a load the statistics are of empty tables: the plan would be for those.
+        sqlx::query("set local enable_nestloop = off").execute(&mut *tx).await?;
         let (orders, paid, events, lines): (i64, i64, i64, i64) = sqlx::query_as(
             "with ours as materialized (
                  select order_id, status from journal.orders where starts_with(customer_id, $1)
@@ -46,7 +49,7 @@ impl Check {
                     (select count(*) from ours join journal.order_lines using (order_id))",
         )
         .bind(customers)
-        .fetch_one(&system.pool)
+        .fetch_one(&mut *tx)
         .await?;
         let decisions: i64 = sqlx::query_scalar(
             "select count(*) from ledger.orders join ledger.decisions
@@ -54,8 +57,9 @@ impl Check {
              where starts_with(customer_id, $1) and reason is null",
         )
         .bind(customers)
-        .fetch_one(&system.pool)
+        .fetch_one(&mut *tx)
         .await?;
+        tx.commit().await?;
         self.journal_orders = orders.unsigned_abs();
         self.journal_paid = paid.unsigned_abs();
         self.journal_events = events.unsigned_abs();

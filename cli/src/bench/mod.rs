@@ -201,7 +201,7 @@ impl Run<'_> {
     /// Rounds of Millrace and of the bare loop in turn: machines are not equally fast at all times.
     async fn capacity(&mut self) -> Result<()> {
         let shop = Arc::clone(&self.shop);
-        let mut ratios = Vec::new();
+        let (mut ratios, mut bare_costs) = (Vec::new(), Vec::new());
         for number in 1..=self.args.rounds.get() {
             self.bar.set_message(format!("capacity, round {number}"));
             let round = self.round().await?;
@@ -209,9 +209,12 @@ impl Run<'_> {
                 self.bar.set_message(format!("bare loop, round {number}"));
                 let model = self.model()?;
                 let bare = Box::pin(Bare::new(self.system, Arc::clone(&shop), model)).await?;
+                let used = proc::used(&self.system.processes)?;
                 let ran = bare.run(usize::try_from(round.orders)?).await;
+                let after = proc::used(&self.system.processes)?;
                 bare.remove().await?;
                 let (orders, time) = ran?;
+                bare_costs.push(capacity::spent(&used, &after, orders));
                 let rate = figures::rate(orders, time);
                 ratios.push(round.processed_per_second / rate);
                 self.report.bare_loop_rounds.push(rate);
@@ -223,12 +226,10 @@ impl Run<'_> {
         self.report.processed_per_second = of(|round| round.processed_per_second);
         self.report.accepted_per_second = of(|round| round.accepted_per_second);
         self.report.load_cpu_per_order = of(|round| round.load_cpu_per_order);
-        let names = rounds.iter().flat_map(|round| round.cpu_per_order.keys().cloned());
-        let cost = |name: &String| {
-            let of = rounds.iter().filter_map(|round| round.cpu_per_order.get(name).copied());
-            median(of.collect())
-        };
-        self.report.cpu_per_order = names.map(|name| (name.clone(), cost(&name))).collect();
+        let costs: Vec<_> = rounds.iter().map(|round| &round.cpu_per_order).collect();
+        self.report.cpu_per_order = capacity::medians(&costs);
+        let costs: Vec<_> = bare_costs.iter().collect();
+        self.report.bare_loop_cpu_per_order = capacity::medians(&costs);
         let stored = rounds.iter().map(|round| round.stored).fold(Stored::default(), Stored::and);
         let orders = rounds.iter().map(|round| round.orders).sum();
         self.report.bytes_per_order = Some(stored.per(orders));

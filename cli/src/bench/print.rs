@@ -129,21 +129,29 @@ fn row(f: &mut Formatter<'_>, name: &str, times: &Quantiles) -> fmt::Result {
 }
 
 fn cost(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
-    writeln!(f, "\n{:<16}{:>14}{:>12}{:>12}", "", "CPU ms/order", "idle MB", "load MB")?;
+    writeln!(
+        f,
+        "\n{:<16}{:>14}{:>12}{:>12}{:>12}",
+        "", "CPU ms/order", "bare loop", "idle MB", "load MB"
+    )?;
+    let bare = |name: &str| {
+        let cpu = report.bare_loop_cpu_per_order.get(name).filter(|cpu| **cpu > 0.0005);
+        cpu.map_or(String::new(), |cpu| format!("{cpu:.3}"))
+    };
     let megabytes = |of: &BTreeMap<String, u64>, name: &String| {
         of.get(name).map_or(String::new(), |bytes| format!("{:.0}", float(*bytes) / 1e6))
     };
     let rss = &report.rss;
     for (name, cpu) in report.cpu_per_order.iter().filter(|(name, _)| *name != "total") {
         let (idle, load) = (megabytes(&rss.idle, name), megabytes(&rss.load, name));
-        writeln!(f, "{name:<16}{cpu:>14.3}{idle:>12}{load:>12}")?;
+        writeln!(f, "{name:<16}{cpu:>14.3}{:>12}{idle:>12}{load:>12}", bare(name))?;
     }
     if let Some(total) = report.cpu_per_order.get("total") {
-        writeln!(f, "{:<16}{total:>14.3}", "total")?;
+        writeln!(f, "{:<16}{total:>14.3}{:>12}", "total", bare("total"))?;
     }
     if let Some(cpu) = report.load_cpu_per_order {
         let memory = float(rss.generator) / 1e6;
-        writeln!(f, "{:<16}{cpu:>14.3}{:>12}{memory:>12.0}", "(the load)", "")?;
+        writeln!(f, "{:<16}{cpu:>14.3}{:>24}{memory:>12.0}", "(the load)", "")?;
     }
     Ok(())
 }

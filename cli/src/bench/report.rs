@@ -39,6 +39,9 @@ pub struct Report {
     pub rounds: Vec<Round>,
     /// The bare loop's, in orders a second.
     pub bare_loop_rounds: Vec<f64>,
+    /// Processor milliseconds of the servers for each of its orders; the medians. Compared with
+    /// `cpuPerOrder` it tells what of the servers' work is indispensable.
+    pub bare_loop_cpu_per_order: BTreeMap<String, f64>,
     /// At given rates.
     pub latency: Vec<Latency>,
     /// Processor milliseconds for each order, by process, over all rounds.
