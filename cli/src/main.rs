@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Every message is a few dozen small allocations, freed on another thread than they were made on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     millrace_cli::main()
 }

@@ -197,14 +197,25 @@ impl PostgresConfig {
 
     /// A pool that connects when it is first used, so a worker starts while the database is away.
     pub fn pool(&self, name: &str) -> anyhow::Result<PgPool> {
-        Ok(PgPoolOptions::new()
-            .max_connections(self.postgres_connections)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(self.options()?.application_name(name)))
+        Ok(self.pool_options().connect_lazy_with(self.options()?.application_name(name)))
     }
 }
 
 impl PostgresConfig {
+    /// As [`PostgresConfig::pool`], for a worker, all of whose statements look rows up by their keys.
+    /// They are planned once, perhaps while the tables are empty: such a plan would read them whole,
+    /// and go on doing so when they have grown.
+    pub fn working_pool(&self, name: &str) -> anyhow::Result<PgPool> {
+        let options = self.options()?.application_name(name);
+        Ok(self.pool_options().connect_lazy_with(options.options([("enable_seqscan", "off")])))
+    }
+
+    fn pool_options(&self) -> PgPoolOptions {
+        PgPoolOptions::new()
+            .max_connections(self.postgres_connections)
+            .acquire_timeout(Duration::from_secs(5))
+    }
+
     /// As [`PostgresConfig::pool`], for reading only: few connections, and who asks is told soon
     /// that the database is away.
     pub fn reading_pool(&self, name: &str) -> anyhow::Result<PgPool> {

@@ -285,7 +285,8 @@ pub fn timestamp(nanoseconds: i128) -> DateTime<Utc> {
 
 /// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
 async fn run(client: Client, mut jobs: mpsc::Receiver<Job>) {
-    let turns = Arc::new(Semaphore::new(IN_FLIGHT));
+    let in_flight = std::env::var("EXP_IN_FLIGHT").ok().and_then(|t| t.parse().ok()).unwrap_or(IN_FLIGHT);
+    let turns = Arc::new(Semaphore::new(in_flight));
     let mut waiting: VecDeque<Job> = VecDeque::new();
     loop {
         if waiting.is_empty() {

@@ -82,12 +82,12 @@ pub trait Ledger: Send + Sync + 'static {
 /// The outbox in the hands of the relay.
 pub trait Outbox: Send {
     /// Has `tell` make events of what has changed since it was told last, of at most `most` products
-    /// and customers, and puts these events into the outbox.
+    /// and customers, and puts these events into the outbox; returns whether there was anything.
     fn tell(
         &mut self,
         most: i64,
         tell: impl FnOnce(&mut Book) -> Result<Vec<Event>> + Send,
-    ) -> impl Future<Output = Result<()>> + Send;
+    ) -> impl Future<Output = Result<bool>> + Send;
 
     /// The first events of the outbox, at most `most`, by their place in it: those of products and
     /// customers, and others only when they have lain for some seconds.

@@ -105,7 +105,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let topology = config.nats.topology()?;
     let client = config.nats.connect(role.name()).await?;
-    let pool = config.postgres.pool(role.name())?;
+    let pool = config.postgres.working_pool(role.name())?;
     let events = Log::new(client.clone(), topology.events_stream());
     match role {
         Role::Validation => {

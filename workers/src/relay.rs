@@ -15,6 +15,7 @@ use millrace_shared::message::{Event, Subject, now};
 use millrace_shared::order::Order;
 use millrace_shared::topology::Topology;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::event_log::EventLog;
@@ -22,10 +23,13 @@ use crate::ledger::{Ledger, Outbox as _};
 
 /// How often it looks for what other replicas have committed. Its own process wakes it at once.
 const TICK: Duration = Duration::from_millis(50);
+/// How often stock and credit are told that change all the time: one event for all orders since the
+/// last. What has not changed for so long is told at once.
+const TELL: Duration = Duration::from_secs(1);
 /// How often a replica asks whether the lock is free.
 const STANDBY: Duration = Duration::from_secs(1);
 /// Events published in a round.
-const ROUND: i64 = 500;
+const ROUND: i64 = 1_000;
 /// Subjects whose last sequence is remembered; then memory starts anew.
 const REMEMBERED: usize = 100_000;
 /// How long an append is tried in a round.
@@ -39,6 +43,14 @@ pub struct Relay<D, L> {
     topology: Topology,
     wake: Arc<Notify>,
     time_to_pay: Duration,
+}
+
+/// What a round has done.
+pub(crate) struct Round {
+    /// Whether stock or credit had changed.
+    told: bool,
+    /// Whether there may be more to publish.
+    more: bool,
 }
 
 /// What is to be done with the events of one subject.
@@ -84,8 +96,18 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
     async fn lead(&self, shutdown: &CancellationToken) -> Result<()> {
         let Some(mut outbox) = self.ledger.outbox().await? else { return Ok(()) };
         let mut heads = Heads::new();
+        let mut quiet_until = Instant::now();
         while !shutdown.is_cancelled() {
-            if !self.round(&mut outbox, &mut heads).await? {
+            let more = if Instant::now() < quiet_until {
+                self.publish(&mut outbox, &mut heads).await?
+            } else {
+                let Round { told, more } = self.round(&mut outbox, &mut heads).await?;
+                if told {
+                    quiet_until = Instant::now() + TELL;
+                }
+                more
+            };
+            if !more {
                 tokio::select! {
                     () = self.wake.notified() => {}
                     () = tokio::time::sleep(TICK) => {}
@@ -97,18 +119,17 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
     }
 
     /// Turns changed stock and credit into events (one for a product or customer, however many
-    /// orders have changed it since the last), and publishes what waits; tells whether there may be
-    /// more.
-    pub(crate) async fn round(&self, outbox: &mut D::Outbox, heads: &mut Heads) -> Result<bool> {
-        if heads.len() > REMEMBERED {
-            heads.clear();
-        }
-        outbox.tell(ROUND, |book| book.tell(now())).await?;
-        self.publish(outbox, heads).await
+    /// orders have changed it since the last), and publishes what waits.
+    pub(crate) async fn round(&self, outbox: &mut D::Outbox, heads: &mut Heads) -> Result<Round> {
+        let told = outbox.tell(ROUND, |book| book.tell(now())).await?;
+        Ok(Round { told, more: self.publish(outbox, heads).await? })
     }
 
     /// Publishes a round; tells whether there may be more.
     async fn publish(&self, outbox: &mut D::Outbox, heads: &mut Heads) -> Result<bool> {
+        if heads.len() > REMEMBERED {
+            heads.clear();
+        }
         let waiting = outbox.waiting(ROUND).await?;
         let full = waiting.len() == usize::try_from(ROUND).unwrap_or(0);
         // Events of one subject go one after another; subjects go together.

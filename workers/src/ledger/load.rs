@@ -169,7 +169,10 @@ fn unsigned(value: i64) -> u64 {
 async fn decisions(tx: &mut PgConnection, needs: &Needs) -> Result<Vec<(Past, Option<Uuid>)>> {
     let rows = sqlx::query(
         "select command_id, key_id, fingerprint, subject, subject_id, reason, detail
-         from ledger.decisions where command_id = any($1) or key_id = any($2)",
+         from ledger.decisions where command_id = any($1)
+         union
+         select command_id, key_id, fingerprint, subject, subject_id, reason, detail
+         from ledger.decisions where key_id = any($2)",
     )
     .bind(needs.commands.iter().map(|command| command.0).collect::<Vec<_>>())
     .bind(&needs.keys)

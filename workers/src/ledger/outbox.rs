@@ -39,7 +39,7 @@ impl Outbox for PostgresOutbox {
         &mut self,
         most: i64,
         tell: impl FnOnce(&mut Book) -> Result<Vec<Event>> + Send,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let products: Vec<String> = sqlx::query_scalar(
             "select product_id from ledger.products where touched order by product_id limit $1",
         )
@@ -53,7 +53,7 @@ impl Outbox for PostgresOutbox {
         .fetch_all(&mut self.connection)
         .await?;
         if products.is_empty() && customers.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut tx = self.connection.begin().await?;
         let mut book = Book::default();
@@ -65,7 +65,7 @@ impl Outbox for PostgresOutbox {
         store::events(&mut tx, &events).await?;
         tx.commit().await?;
         crash::point("relay.told");
-        Ok(())
+        Ok(true)
     }
 
     async fn waiting(&mut self, most: i64) -> Result<Vec<(i64, Event)>> {

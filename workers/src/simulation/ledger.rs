@@ -314,12 +314,12 @@ impl Outbox for MemoryOutbox {
         &mut self,
         most: i64,
         tell: impl FnOnce(&mut Book) -> Result<Vec<Event>> + Send,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         self.statement().await?;
         let most = usize::try_from(most)?;
         let (products, customers) = self.ledger.tables().touched(most);
         if products.is_empty() && customers.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut transaction = self.ledger.begin().await?;
         let mut book = transaction.book(products, customers).await?;
@@ -327,7 +327,8 @@ impl Outbox for MemoryOutbox {
         transaction.store_book(&book).await?;
         transaction.put_events(None, events);
         self.statement().await?;
-        transaction.commit("what has changed").await
+        transaction.commit("what has changed").await?;
+        Ok(true)
     }
 
     async fn waiting(&mut self, most: i64) -> Result<Vec<(i64, Event)>> {
