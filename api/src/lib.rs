@@ -31,7 +31,7 @@ use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::log::Log;
 use millrace_shared::parking::desk::Desk;
 use millrace_shared::past::Past;
-use millrace_shared::story::Finder;
+use millrace_shared::story::{Audience, Finder};
 use millrace_shared::topology::Topology;
 use millrace_shared::views::{Change, Views, watch_changes};
 use tokio::net::TcpListener;
@@ -236,10 +236,11 @@ impl Server {
             ),
             (false, _) => None,
         };
+        let audience = if desk.is_some() { Audience::Operators } else { Audience::Public };
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
-            stories: Finder::new(&client, past.clone()),
+            stories: Finder::new(&client, past.clone(), audience),
             past,
             desk,
             commands: Log::new(client.clone(), topology.commands_stream()),

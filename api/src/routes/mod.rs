@@ -14,7 +14,6 @@ mod reports;
 
 use std::sync::Arc;
 
-use axum::routing::{get, post};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -38,7 +37,7 @@ pub fn commands_and_views() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(customers::set_credit_limit))
         .routes(routes!(customers::orders))
         .routes(routes!(products::list))
-        .route("/v1/products:import", post(import::import))
+        .routes(routes!(import::import))
         .routes(routes!(products::show, products::define))
         .routes(routes!(products::restock))
         .routes(routes!(products::retire))
@@ -53,12 +52,12 @@ pub fn operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(ops::show))
         .routes(routes!(ops::replay))
         .routes(routes!(ops::discard))
-        .route("/v1/reports/sales", get(reports::sales))
-        .route("/v1/reports/payments", get(reports::payments))
-        .route("/v1/reports/status", get(reports::status))
-        .route("/v1/reports/top-products", get(reports::top_products))
-        .route("/v1/reports/top-brands", get(reports::top_brands))
-        .route("/v1/reports/time-to-paid", get(reports::time_to_paid))
+        .routes(routes!(reports::sales::sales))
+        .routes(routes!(reports::sales::payments))
+        .routes(routes!(reports::status))
+        .routes(routes!(reports::top::top_products))
+        .routes(routes!(reports::top::top_brands))
+        .routes(routes!(reports::time_to_paid))
 }
 
 /// What is asked by whoever runs the edge.

@@ -94,6 +94,10 @@ impl Desk {
 
     /// A parked message; not the request for a replay, which is in the same stream.
     async fn get(&self, sequence: u64) -> Result<Option<Parked>, ReadError> {
+        if sequence == 0 {
+            // To NATS this is any message.
+            return Ok(None);
+        }
         let parked = self.reader.get(sequence).await?;
         Ok(parked.filter(|parked| self.topology.replay_place(&parked.place).is_some()))
     }
