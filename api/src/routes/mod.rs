@@ -11,6 +11,7 @@ mod ops;
 mod orders;
 mod products;
 mod reports;
+mod trial;
 
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub fn commands_and_views() -> OpenApiRouter<Arc<App>> {
 pub fn operators() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(orders::list))
+        .routes(routes!(ops::pipeline))
+        .routes(routes!(ops::pipeline_stream))
         .routes(routes!(ops::list))
         .routes(routes!(ops::show))
         .routes(routes!(ops::replay))
@@ -58,6 +61,11 @@ pub fn operators() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(reports::top::top_products))
         .routes(routes!(reports::top::top_brands))
         .routes(routes!(reports::time_to_paid))
+}
+
+/// What is only there to try things out.
+pub fn trial() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().route("/v1/trial/customers", get(trial::customers))
 }
 
 /// What is asked by whoever runs the edge.

@@ -1,4 +1,4 @@
-//! Parked messages, for operators. Only there with `--operator-routes`.
+//! The pipeline and its parked messages, for operators. Only there with `--operator-routes`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::App;
 use crate::contract::{Discarded, ParkedPage, WaitHeaders};
 use crate::error::{Body, Problem};
+use crate::pipeline::{Pipeline, Samples};
 use crate::reading::limit;
 use crate::request::{Posted, parameters, path_id, preferred_wait};
 
@@ -104,6 +105,27 @@ struct Discard {
     /// Kept in the audit table.
     #[schema(schema_with = one_line::<LONGEST_WHY>)]
     why: String,
+}
+
+/// The pipeline now, and its last quarter of an hour.
+#[utoipa::path(
+    get, path = "/v1/ops/pipeline", tag = "operators",
+    responses((status = OK, description = "The pipeline", body = Pipeline))
+)]
+pub async fn pipeline(State(app): State<Arc<App>>) -> Json<Pipeline> {
+    Json(app.monitor.pipeline())
+}
+
+/// The pipeline as it changes, as Server-Sent Events: a whole sample every two seconds.
+#[utoipa::path(
+    get, path = "/v1/ops/pipeline/stream", tag = "operators",
+    responses((status = OK, description = "Samples, until the client goes", body = String, content_type = "text/event-stream"))
+)]
+pub async fn pipeline_stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    let slot = app.live.slot()?;
+    let mut news = app.monitor.watch();
+    let first = Samples::first(&mut news);
+    Ok(app.live.answer(slot, news, Samples, first))
 }
 
 /// Parked messages, in the order in which they were parked.

@@ -63,6 +63,11 @@ impl Desk {
         Self { topology, parked, reader, audit: Audit::new(pool, actor) }
     }
 
+    /// Whether PostgreSQL answers.
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        self.audit.ping().await
+    }
+
     /// Up to `limit` parked messages from the sequence `cursor` on.
     pub async fn list(
         &self,
