@@ -119,7 +119,7 @@ def an_order_is_found_with_its_story(chromium):
     order = place()
     shop = Shop(chromium)
     page = shop.open("/ops#/order")
-    expect(page.locator(".order-row").filter(has_text=order[:8])).to_be_visible()
+    expect(page.locator(".order-row").filter(has_text=order)).to_be_visible()
     page.get_by_label("Order id").fill(order)
     page.keyboard.press("Enter")
     expect(page.locator(".moment strong")).to_have_text(["place", "validated", "charge", "paid"])
@@ -163,7 +163,7 @@ def every_view_can_be_used_by_everybody(chromium):
         shop.accessible(f"ops-story-{name}")
         shop.open("/ops#/parked")
         expect(page.get_by_text("Nothing is parked.")).to_be_visible()
-        shop.accessible(f"ops-parked-{name}")
+        shop.accessible(f"ops-nothing-parked-{name}")
         shop.close()
 
 

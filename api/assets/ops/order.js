@@ -71,7 +71,7 @@ function told() {
 
 const row = (order) => html`
   <li><a class="order-row" href=${link(`order/${order.orderId}`)}>
-    <span class="mono">${order.orderId.slice(0, 8)}</span><span class="grow">${order.customerId}</span>
+    <span class="mono">${order.orderId}</span><span class="grow">${order.customerId}</span>
     <span class="muted">${when(order.placedAt)}</span><span>${money(order.total)}</span>${tag(order.status)}</a></li>`;
 
 export default {
