@@ -65,7 +65,7 @@ pub fn operators() -> OpenApiRouter<Arc<App>> {
 
 /// What is only there to try things out.
 pub fn trial() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().route("/v1/trial/customers", get(trial::customers))
+    OpenApiRouter::new().route("/v1/trial/customers", axum::routing::get(trial::customers))
 }
 
 /// What is asked by whoever runs the edge.
