@@ -24,13 +24,14 @@ fn playwright() -> Option<PathBuf> {
     };
     let browser = BROWSERS.iter().find(answers).copied().unwrap_or(BROWSERS[0]);
     there(&[&[browser], &["python3"], &["python3", "-m", "pip"]]).then(|| {
-        installed("browser", &["browser.txt"], |folder| {
+        let folder = installed("browser", &["browser.txt"], |folder| {
             let mut pip = Command::new("python3");
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
             pip.args(["--require-hashes", "--only-binary", ":all:", "--target"]).arg(folder);
             pip.args(["-r", "browser.txt"]);
             pip
-        })
+        });
+        folder.expect("Playwright is installed")
     })
 }
 

@@ -106,7 +106,8 @@ export default {
         <form class="card form" @submit=${register}>
           <h2>Register</h2>
           <label>Name <input name="name" required maxlength="80" autocomplete="name"></label>
-          <label>Credit limit in US dollars (may be left out) <input name="limit" inputmode="decimal" placeholder="500.00"></label>
+          ${offers("trial") ? html`
+            <label>Credit limit in US dollars (may be left out) <input name="limit" inputmode="decimal" placeholder="500.00"></label>` : nothing}
           <button class="button" ?disabled=${busy}>Register</button>
         </form>
         <form class="card form" @submit=${enter}>
