@@ -22,13 +22,14 @@ struct Client {
     folder: PathBuf,
 }
 
-/// Runs a command to its end; its standard output.
-fn run(command: &mut Command) -> String {
+/// Runs a command to its end; its standard output, or what it says of its failure.
+fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().expect("the program starts");
+    if output.status.success() {
+        return Ok(String::from_utf8(output.stdout).expect("text"));
+    }
     let error = String::from_utf8_lossy(&output.stderr);
-    let program = command.get_program().display();
-    assert!(output.status.success(), "{program} failed: {error}");
-    String::from_utf8(output.stdout).expect("text")
+    Err(format!("{} failed: {error}", command.get_program().display()))
 }
 
 /// Whether all tools of a client are on this machine. One that is missing is told past the test
@@ -41,18 +42,26 @@ pub fn there(tools: &[&[&str]]) -> bool {
             .output()
             .is_ok_and(|output| output.status.success());
         if !answers {
-            let missing = format!("{} is not on this machine", tool.join(" "));
-            assert!(std::env::var_os("CI").is_none(), "{missing}");
-            writeln!(std::io::stderr(), "\n*** a client was NOT tested: {missing} ***\n").ok();
+            not_tested(&format!("{} is not on this machine", tool.join(" ")));
             return false;
         }
     }
     true
 }
 
+/// Tells what is missing for a test.
+pub fn not_tested(missing: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{missing}");
+    writeln!(std::io::stderr(), "\n*** a client was NOT tested: {missing} ***\n").ok();
+}
+
 /// A folder with a client and its library, made once and again when a file has changed. Tests and
 /// test processes that need it wait for each other.
-pub fn installed(name: &str, files: &[&str], install: impl FnOnce(&Path) -> Command) -> PathBuf {
+pub fn installed(
+    name: &str,
+    files: &[&str],
+    install: impl FnOnce(&Path) -> Command,
+) -> Result<PathBuf, String> {
     let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("clients");
     let clients = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("clients");
     fs::create_dir_all(&clients).expect("a folder");
@@ -70,22 +79,23 @@ pub fn installed(name: &str, files: &[&str], install: impl FnOnce(&Path) -> Comm
         for file in files {
             fs::copy(source.join(file), folder.join(file)).expect("a copy");
         }
-        run(install(&folder).current_dir(&folder));
+        run(install(&folder).current_dir(&folder))?;
         fs::write(done, wanted).expect("the mark");
     }
-    folder
+    Ok(folder)
 }
 
-fn python() -> Option<Client> {
+fn python(script: &str) -> Option<Client> {
     there(&[&["python3"], &["python3", "-m", "pip"]]).then(|| {
-        let folder = installed("python", &["place.py", "requirements.txt"], |folder| {
+        let folder = installed("python", &["place.py", "query.py", "requirements.txt"], |folder| {
             let mut pip = Command::new("python3");
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
             pip.args(["--require-hashes", "--only-binary", ":all:", "--target"]).arg(folder);
             pip.args(["-r", "requirements.txt"]);
             pip
         });
-        Client { interpreter: "python3", script: folder.join("place.py"), folder }
+        let folder = folder.expect("nats-py is installed");
+        Client { interpreter: "python3", script: folder.join(script), folder }
     })
 }
 
@@ -97,6 +107,7 @@ fn node() -> Option<Client> {
             npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
             npm
         });
+        let folder = folder.expect("nats.js is installed");
         Client { interpreter: "node", script: folder.join("place.mjs"), folder }
     })
 }
@@ -104,20 +115,24 @@ fn node() -> Option<Client> {
 impl Client {
     /// Publishes a command; the stream sequence that the client printed.
     async fn place(&self, system: &System, body: &Value, headers: &[String]) -> String {
+        let args = [system.topology.command("order.place"), body.to_string()];
+        self.run(system, &[&args, headers].concat()).await
+    }
+
+    /// Runs the client; what it printed.
+    async fn run(&self, system: &System, args: &[String]) -> String {
         let nats = &system.config.nats;
         let mut command = Command::new(self.interpreter);
         command
             .arg(&self.script)
-            .arg(system.topology.command("order.place"))
-            .arg(body.to_string())
-            .args(headers)
+            .args(args)
             // Not in the arguments, which everybody on the machine can read.
             .env("NATS_URL", &nats.nats_url[0])
             .env("NATS_USER", user(nats))
             .env("NATS_PASSWORD", password(nats))
             .env("PYTHONPATH", &self.folder);
         let printed = tokio::task::spawn_blocking(move || run(&mut command)).await;
-        printed.expect("the client ends well").trim().to_owned()
+        printed.expect("no panic").expect("the client ends well").trim().to_owned()
     }
 }
 
@@ -182,10 +197,62 @@ async fn orders_in_every_way(client: Client) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client_orders_with_nothing_but_json_or_with_ids_of_its_own() {
-    let client = tokio::task::spawn_blocking(python).await.expect("nats-py is there");
-    if let Some(client) = client {
+    let client = tokio::task::spawn_blocking(|| python("place.py")).await;
+    if let Some(client) = client.expect("nats-py is there") {
         orders_in_every_way(client).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_client_reads_over_nats_and_discovers_every_role() {
+    let client = tokio::task::spawn_blocking(|| python("query.py")).await;
+    let Some(client) = client.expect("nats-py is there") else { return };
+    let system = bookshop().await;
+    let placed = system.post_and_wait("/v1/orders", &card_order("ann", "book", 1, "tok_ok")).await;
+    let (order, command) = (placed.text("/orderId"), placed.text("/commandId"));
+    let nobody = Uuid::now_v7().to_string();
+    system.settle().await;
+    let asked = [
+        ("order", order.as_str(), 200),
+        ("command", command.as_str(), 200),
+        ("customer", "ann", 200),
+        ("order", nobody.as_str(), 404),
+    ];
+    let subjects = asked.map(|(about, id, _)| system.topology.query(about, id));
+    let printed = client.run(&system, &subjects).await;
+    let printed: Value = serde_json::from_str(&printed).expect("JSON");
+    for ((about, id, status), subject) in asked.iter().zip(&subjects) {
+        let (answer, http) =
+            (&printed["answers"][subject], system.get(&format!("/v1/{about}s/{id}")).await);
+        assert_eq!(http.status, *status, "{http:?}");
+        assert_eq!(answer["body"], http.body, "{about} {id}");
+        let header = if *status == 200 { "Millrace-Status" } else { "Nats-Service-Error-Code" };
+        assert_eq!(answer["headers"][header], status.to_string(), "{answer}");
+    }
+    for (verb, kind) in [("INFO", "info"), ("STATS", "stats")] {
+        for role in
+            ["api", "expiry", "payment", "persistence", "projection", "reservations", "validation"]
+        {
+            let name = system.topology.service(role);
+            let services = printed[verb].as_array().expect("services");
+            let service = services.iter().find(|service| service["name"] == name);
+            let service = service.unwrap_or_else(|| panic!("no {name} in {services:?}"));
+            // What `nats micro ls` and `nats micro stats` read.
+            assert_eq!(service["type"], format!("io.nats.micro.v1.{kind}_response"));
+            assert_eq!(service["version"], env!("CARGO_PKG_VERSION"));
+            let described = service["description"].is_string() && service["metadata"].is_object();
+            assert!(service["id"].is_string() && (verb == "STATS" || described), "{service}");
+            let endpoints = service["endpoints"].as_array().expect("endpoints");
+            assert!(!endpoints.is_empty(), "{service}");
+            for endpoint in endpoints {
+                assert!(endpoint["name"].is_string() && endpoint["subject"].is_string());
+                assert!(endpoint["queue_group"].is_string(), "{endpoint}");
+                let counted = endpoint["num_requests"].is_u64() && endpoint["num_errors"].is_u64();
+                assert!(verb == "INFO" || counted, "{endpoint}");
+            }
+        }
+    }
+    system.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

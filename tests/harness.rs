@@ -102,6 +102,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// A role that was started elsewhere, and ends when it is told to `stop`.
+    pub fn new(stop: CancellationToken, task: JoinHandle<()>) -> Self {
+        Self { stop, task }
+    }
+
     /// Asks it to drain, and waits until it has.
     pub async fn stop(self) {
         self.stop.cancel();

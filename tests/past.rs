@@ -179,8 +179,9 @@ async fn an_order_is_shown_as_it_was_at_any_moment_and_in_any_version() {
 }
 
 /// An edge beside the system's own.
-struct Beside {
-    http: String,
+pub struct Beside {
+    /// Its address.
+    pub http: String,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -197,11 +198,20 @@ impl Beside {
         Self { http, stop, task }
     }
 
-    async fn get(&self, system: &System, path: &str) -> Answer {
+    /// One with the routes for operators.
+    pub async fn for_operators(system: &System) -> Self {
+        let (nats, redis) = (system.config.nats.clone(), system.config.redis.clone());
+        let config = ApiConfig::new(([127, 0, 0, 1], 0).into(), nats, redis);
+        Self::open(config.with_operator_routes(system.config.postgres.clone())).await
+    }
+
+    /// GET
+    pub async fn get(&self, system: &System, path: &str) -> Answer {
         system.send(reqwest::Client::new().get(format!("{}{path}", self.http))).await
     }
 
-    async fn close(self) {
+    /// Asks it to end, and waits until it has.
+    pub async fn close(self) {
         self.stop.cancel();
         self.task.await.expect("it ended");
     }
@@ -252,20 +262,26 @@ async fn without_postgresql_the_log_tells_what_it_has_whole_and_nothing_else_is_
 
 /// The story of an order, by HTTP; the command line tells the same.
 async fn story(system: &System, id: &str) -> Value {
+    let (by_http, by_cli) = stories(system, id).await;
+    assert_eq!(by_cli, by_http);
+    by_http
+}
+
+/// The story of an order as anybody is told it, and as operators are.
+async fn stories(system: &System, id: &str) -> (Value, Value) {
     let answer = system.get(&format!("/v1/orders/{id}/explain")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(!answer.body.to_string().contains("tok_"), "a token is told: {}", answer.body);
     let json = run(&["explain", id, "--json"], &settings(&system.config)).await;
     assert_eq!(json.code, Some(0), "{json:?}");
     let by_cli: Value = serde_json::from_str(&json.output).expect("JSON");
-    assert_eq!(by_cli, answer.body);
     let text = run(&["explain", id], &settings(&system.config)).await;
     println!("{}", text.output);
-    for moment in answer.body["timeline"].as_array().expect("a timeline") {
+    for moment in by_cli["timeline"].as_array().expect("a timeline") {
         let detail = moment["detail"].as_str().expect("a detail");
         assert!(text.output.contains(detail), "{detail:?} is not in:\n{}", text.output);
     }
-    answer.body
+    (answer.body, by_cli)
 }
 
 fn names(story: &Value) -> Vec<String> {
@@ -392,16 +408,23 @@ async fn the_story_tells_what_was_parked_and_who_replayed_it() {
     says(&told, "waits behind parked message");
     shop.heal().await;
     let persistence = shop.system.run(Role::Persistence);
-    let replay = [&["parked", "replay", "--all", "--actor", "eve"][..]].concat();
+    let replay = [&["parked", "replay", "--all", "--actor", "mallory"][..]].concat();
     let done = run(&replay, &settings(&shop.system.config)).await;
     assert_eq!(done.code, Some(0), "{done:?}");
-    let told = eventually("the parked events are in the journal", async || {
-        let told = story(&shop.system, &id.to_string()).await;
-        (!names(&told).contains(&"parked parked".to_owned())).then_some(told)
+    let (public, told) = eventually("the parked events are in the journal", async || {
+        let (public, told) = stories(&shop.system, &id.to_string()).await;
+        (!names(&told).contains(&"parked parked".to_owned())).then_some((public, told))
     })
     .await;
     assert_eq!(names(&told).iter().filter(|it| *it == "parked replay").count(), 3, "{told:#}");
-    says(&told, "by eve");
+    says(&told, "by mallory");
+    assert_eq!(names(&public), names(&told));
+    says(&public, "persistence had parked paid after");
+    assert!(!public.to_string().contains("mallory"), "an operator is named: {public:#}");
+    let operators = Beside::for_operators(&shop.system).await;
+    let answer = operators.get(&shop.system, &format!("/v1/orders/{id}/explain")).await;
+    assert_eq!(answer.body, told);
+    operators.close().await;
     persistence.stop().await;
     shop.close().await;
 }

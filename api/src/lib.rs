@@ -9,6 +9,7 @@ pub mod listener;
 pub mod lists;
 pub mod live;
 pub mod marks;
+pub mod pipeline;
 pub mod query;
 pub mod reading;
 pub mod request;
@@ -16,6 +17,7 @@ pub mod routes;
 pub mod search;
 pub mod submit;
 pub mod wait;
+mod web;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::log::Log;
 use millrace_shared::parking::desk::Desk;
 use millrace_shared::past::Past;
-use millrace_shared::story::Finder;
+use millrace_shared::story::{Audience, Finder};
 use millrace_shared::topology::Topology;
 use millrace_shared::views::{Change, Views, watch_changes};
 use tokio::net::TcpListener;
@@ -45,9 +47,11 @@ use crate::headers::Origin;
 use crate::listener::Bounded;
 use crate::live::{Live, LiveConfig};
 use crate::marks::Marks;
+use crate::pipeline::Monitor;
 use crate::search::Search;
 use crate::search::feed::Feed;
 use crate::wait::Waiters;
+use crate::web::Offer;
 
 /// Connections at a time besides those of live streams; more wait in the kernel's queue.
 const CONNECTIONS: usize = 10_000;
@@ -105,6 +109,10 @@ struct OperatorConfig {
     /// only where nobody else reaches the edge
     #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
     operator_routes: bool,
+    /// Let whoever comes try things out: be any customer in the shop, and make synthetic load in the
+    /// console. Never where there are real customers
+    #[arg(long, env = "MILLRACE_TRIAL", requires = "operator_routes")]
+    trial: bool,
     /// The journal: for the past of orders whose beginning was trimmed from the log, and for the
     /// audit table of operators; nothing else needs it
     #[command(flatten)]
@@ -142,7 +150,15 @@ impl ApiConfig {
     /// With the routes for operators; what they do is written to the audit table there.
     #[must_use]
     pub fn with_operator_routes(mut self, postgres: PostgresConfig) -> Self {
-        self.operators = OperatorConfig { operator_routes: true, postgres: Some(postgres) };
+        self.operators =
+            OperatorConfig { operator_routes: true, trial: false, postgres: Some(postgres) };
+        self
+    }
+
+    /// With what lets one try things out; needs the routes for operators.
+    #[must_use]
+    pub fn with_trial(mut self) -> Self {
+        self.operators.trial = true;
         self
     }
 }
@@ -166,6 +182,7 @@ pub struct App {
     stories: Finder,
     /// Only with the routes for operators.
     desk: Option<Desk>,
+    monitor: Monitor,
 }
 
 impl App {
@@ -223,6 +240,7 @@ impl Server {
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
+        let offer = Offer { console: operators.operator_routes, trial: operators.trial };
         let journal = operators.postgres.as_ref();
         let journal = journal.map(|it| it.reading_pool("millrace-api-past")).transpose()?;
         let log = Log::new(client.clone(), topology.events_stream());
@@ -237,12 +255,14 @@ impl Server {
             ),
             (false, _) => None,
         };
+        let audience = if desk.is_some() { Audience::Operators } else { Audience::Public };
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
-            stories: Finder::new(&client, past.clone()),
+            stories: Finder::new(&client, past.clone(), audience),
             past,
             desk,
+            monitor: Monitor::default(),
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
             live: Live::new(&live, &views, shutdown.clone()),
@@ -275,6 +295,14 @@ impl Server {
             }
         });
         let querying = tokio::spawn(query::serve(Arc::clone(&app), shutdown.clone()));
+        let monitoring = tokio::spawn({
+            let (app, stop) = (Arc::clone(&app), shutdown.clone());
+            async move {
+                if app.desk.is_some() {
+                    app.monitor.run(&app, &stop).await;
+                }
+            }
+        });
         app.warm_up().await;
         tracing::info!(address = %self.address, "the api answers");
         let connections = CONNECTIONS + live.streams;
@@ -284,7 +312,7 @@ impl Server {
         let stalled = Duration::from_secs(live.stalled.into());
         let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();
-        let serving = axum::serve(listener, router(&app, cors_origins))
+        let serving = axum::serve(listener, router(&app, offer, cors_origins))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let late = async {
             shutdown.cancelled().await;
@@ -298,6 +326,7 @@ impl Server {
         watching.await??;
         feeding.await?;
         querying.await?;
+        monitoring.await?;
         // Whoever stops does not care how the connection ends.
         app.views.close().await.ok();
         Ok(())
@@ -309,16 +338,20 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Resu
     Server::bind(config).await?.serve(shutdown).await
 }
 
-fn router(app: &Arc<App>, cors_origins: Vec<Origin>) -> Router {
+fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
     let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
     let mut routes = routes::commands_and_views();
     if app.desk.is_some() {
         routes = routes.merge(routes::operators());
     }
+    if offer.trial {
+        routes = routes.merge(routes::trial());
+    }
     Router::from(routes)
         .layer(bounded)
         .merge(routes::health())
         .merge(contract::served(app.desk.is_some()))
+        .merge(web::served(offer))
         .with_state(Arc::clone(app))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn(error::uniform))

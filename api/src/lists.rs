@@ -21,13 +21,17 @@ use crate::reading::raw_items;
 #[into_params(parameter_in = Query)]
 pub struct OrdersQuery {
     /// Those that are in one of these statuses now, separated by commas.
-    #[param(example = "paid,shipped")]
+    #[param(
+        value_type = Option<Vec<OrderStatus>>, style = Form, explode = false, min_items = 1,
+        example = json!(["paid", "shipped"])
+    )]
     status: Option<String>,
     /// Placed then or later.
     from: Option<DateTime<Utc>>,
-    /// Placed before.
+    /// Placed before; later than `from`.
     to: Option<DateTime<Utc>>,
     /// The `nextCursor` of the page before.
+    #[param(pattern = "^[0-9]{16}_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     cursor: Option<String>,
     /// The items of a page, at the most.
     #[param(minimum = 1, maximum = 100)]

@@ -36,7 +36,8 @@ pub const MAX_LIMIT: usize = 100;
 pub struct Freshness {
     /// Wait for this version, or a later one.
     min_version: Option<u64>,
-    /// For how long at the most; then what there is, is answered, and that it is older.
+    /// For how many milliseconds at the most (30,000 if it is more); then what there is, is
+    /// answered, and that it is older.
     wait_ms: Option<u64>,
 }
 

@@ -6,7 +6,7 @@ use millrace_shared::config::{NatsConfig, PostgresConfig};
 use millrace_shared::ids::OrderId;
 use millrace_shared::log::Log;
 use millrace_shared::past::Past;
-use millrace_shared::story::Finder;
+use millrace_shared::story::{Audience, Finder};
 
 /// Which order.
 #[derive(Debug, Args)]
@@ -28,7 +28,8 @@ pub async fn run(args: ExplainArgs) -> Result<()> {
     let topology = args.nats.topology()?;
     let log = Log::new(client.clone(), topology.events_stream());
     let pool = args.postgres.reading_pool("millrace-explain")?;
-    let finder = Finder::new(&client, Past::new(log, topology, Some(pool)));
+    let past = Past::new(log, topology, Some(pool));
+    let finder = Finder::new(&client, past, Audience::Operators);
     let story = finder.story(args.order).await?;
     let story = story
         .with_context(|| format!("there is no order {}, or it is not decided yet", args.order))?;

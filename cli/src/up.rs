@@ -171,9 +171,15 @@ pub async fn ensure_database(config: &PostgresConfig) -> Result<()> {
 }
 
 async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
-    let edge = |http| {
-        ApiConfig::new(http, config.nats.clone(), config.redis.clone())
-            .with_journal(config.postgres.clone())
+    let edge = |http: SocketAddr| {
+        let edge = ApiConfig::new(http, config.nats.clone(), config.redis.clone());
+        let journal = config.postgres.clone();
+        // The routes for operators ask for no password: only where nobody else reaches them.
+        if http.ip().is_loopback() {
+            edge.with_operator_routes(journal).with_trial()
+        } else {
+            edge.with_journal(journal)
+        }
     };
     match args.http {
         Some(http) => Server::bind(edge(http)).await,
@@ -233,9 +239,15 @@ fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> St
     let program = std::env::current_exe().unwrap_or_else(|_| "millrace".into());
     let program = program.display();
     let by_http = http.map(|http| {
+        let console = if http.ip().is_loopback() {
+            format!("  Console     http://{http}/ops\n")
+        } else {
+            String::new()
+        };
         format!(
             "  HTTP        http://{http}
-
+  Shop        http://{http}/
+{console}
   Place an order:
     curl -s http://{http}/v1/orders -H 'Prefer: wait=5' \\
       -H 'Content-Type: application/json' -H 'Idempotency-Key: first-order' \\

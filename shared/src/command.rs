@@ -5,15 +5,18 @@
 mod fields;
 mod identity;
 
+pub use fields::check_text;
 pub use identity::{Given, Identified, Received, Source, check_key};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::schema::{
+    AdditionalProperties, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
+};
 use utoipa::{PartialSchema, ToSchema};
 
-use self::fields::{check_money, check_placement, check_quantity, check_text, typed};
+use self::fields::{check_money, check_placement, check_quantity, typed};
 use crate::ids::{CustomerId, OrderId, ProductId};
 use crate::message::Subject;
 use crate::money::Money;
@@ -138,7 +141,7 @@ pub struct OrderStep {
     pub order_id: OrderId,
     /// The client's words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = one_line::<500>)]
+    #[schema(schema_with = one_line_or_null::<500>)]
     pub reason: Option<String>,
 }
 
@@ -215,6 +218,7 @@ pub struct DefineProduct {
     pub price: Money,
     /// The stock that it starts with, if it is new; of no effect on a product that is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 4_294_967_295_u64)]
     pub initial_stock: Option<u32>,
 }
 
@@ -264,11 +268,15 @@ pub enum Command {
 }
 
 /// The schema of a text that [`check_text`] takes.
-fn one_line<const MOST: usize>() -> ObjectBuilder {
+pub fn one_line<const MOST: usize>() -> ObjectBuilder {
     const CONTROLS: &str = r"\u0000-\u001f\u007f-\u009f";
     let pattern = format!(r"^[^{CONTROLS}]*[^\s{CONTROLS}][^{CONTROLS}]*$");
     let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
     text.min_length(Some(1)).max_length(Some(MOST))
+}
+
+fn one_line_or_null<const MOST: usize>() -> ObjectBuilder {
+    one_line::<MOST>().schema_type(SchemaType::from_iter([Type::String, Type::Null]))
 }
 
 /// All kinds of commands: the ends of their subjects.

@@ -12,6 +12,7 @@ use std::io::{self, BufRead as _, BufReader, Read};
 
 use async_nats::HeaderMap;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::command::{
     COMMAND_ID_HEADER, Command, DefineProduct, FieldError, MAX_BYTES, Malformed, read_object,
@@ -248,7 +249,8 @@ pub fn entry(
 }
 
 /// What became of the rows.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ImportReport)]
 pub struct Report {
     /// Rows that were read.
     pub rows: u64,
@@ -263,7 +265,7 @@ pub struct Report {
 }
 
 /// What is wrong with one row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RowError {
     /// The row.
     pub line: u64,

@@ -26,6 +26,7 @@ pub mod service;
 pub mod story;
 pub mod table;
 pub mod telemetry;
+pub mod times;
 pub mod topology;
 pub mod views;
 

@@ -3,31 +3,20 @@
 //! single append costs an fsync and a batch costs about as much as fifteen of them, whatever its
 //! size.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+mod send;
+
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageErrorKind};
 use async_nats::{Client, HeaderMap, jetstream};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures_util::future::{BoxFuture, FutureExt as _, join_all};
-use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
-use uuid::Uuid;
 
 use crate::message::{Event, EventError, Subject};
 use crate::topology::Topology;
 
-/// From this many messages on an atomic batch is faster than single appends. Measured on one node
-/// with `sync_interval: always`: 4.4 thousand single appends a second with many in flight, and
-/// 3.3 ms for an atomic batch of any size.
-const ATOMIC_FROM: usize = 15;
-/// Messages in one atomic batch; the server takes up to 1,000.
-const ATOMIC_MOST: usize = 500;
-/// Batches under way at a time; the server takes up to 50 for a stream.
-const IN_FLIGHT: usize = 4;
 /// How much longer than the patience an answer may take on its way.
 const GRACE: Duration = Duration::from_millis(150);
 /// The types of events after which an order no longer waits for its payment.
@@ -170,7 +159,7 @@ impl Log {
     pub fn new(client: Client, stream: String) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let jetstream = jetstream::new(client.clone());
-        tokio::spawn(run(client, jobs));
+        tokio::spawn(send::run(client, jobs));
         Self { queue, jetstream, stream }
     }
 
@@ -281,238 +270,4 @@ pub fn timestamp(nanoseconds: i128) -> DateTime<Utc> {
         .ok()
         .and_then(DateTime::from_timestamp_micros)
         .unwrap_or_default()
-}
-
-/// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
-async fn run(client: Client, mut jobs: mpsc::Receiver<Job>) {
-    let in_flight = std::env::var("EXP_IN_FLIGHT").ok().and_then(|t| t.parse().ok()).unwrap_or(IN_FLIGHT);
-    let turns = Arc::new(Semaphore::new(in_flight));
-    let mut waiting: VecDeque<Job> = VecDeque::new();
-    loop {
-        if waiting.is_empty() {
-            match jobs.recv().await {
-                Some(job) => waiting.push_back(job),
-                None => return,
-            }
-        }
-        let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-        while waiting.len() < ATOMIC_MOST
-            && let Ok(job) = jobs.try_recv()
-        {
-            waiting.push_back(job);
-        }
-        let batch = in_time(take_batch(&mut waiting));
-        let client = client.clone();
-        tokio::spawn(async move {
-            send(&client, batch).await;
-            drop(turn);
-        });
-    }
-}
-
-/// What has waited too long is refused while that has no effect.
-fn in_time(batch: Vec<Job>) -> Vec<Job> {
-    let now = Instant::now();
-    let (late, on_time) = batch.into_iter().partition(|job| job.deadline <= now);
-    fail(late, &too_much());
-    on_time
-}
-
-/// The next batch. Two groups that continue one history never share it: within an atomic batch
-/// the server would take both.
-fn take_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
-    let mut batch = Vec::new();
-    let mut later = VecDeque::new();
-    let mut histories = HashSet::new();
-    let mut size = 0;
-    while let Some(job) = waiting.pop_front() {
-        let mut expected = job.entries.iter().filter_map(|entry| entry.expect.as_ref());
-        let clash = expected.any(|expect| histories.contains(&expect.history));
-        if clash || (size > 0 && size + job.entries.len() > ATOMIC_MOST) {
-            later.push_back(job);
-            continue;
-        }
-        size += job.entries.len();
-        histories.extend(
-            job.entries.iter().filter_map(|entry| entry.expect.as_ref()).map(|e| e.history.clone()),
-        );
-        batch.push(job);
-    }
-    *waiting = later;
-    batch
-}
-
-async fn send(client: &Client, batch: Vec<Job>) {
-    let size: usize = batch.iter().map(|job| job.entries.len()).sum();
-    // One group of several is a batch anyway, and others in it cost nothing.
-    if size >= ATOMIC_FROM || batch.iter().any(|job| job.entries.len() > 1) {
-        send_together(client, batch).await;
-    } else {
-        join_all(batch.into_iter().map(|job| send_together(client, vec![job]))).await;
-    }
-}
-
-/// Sends jobs as one. If they are refused as a whole they are tried in halves, so that only the
-/// one that is at fault fails.
-fn send_together(client: &Client, mut jobs: Vec<Job>) -> BoxFuture<'_, ()> {
-    async move {
-        let mut pause = Duration::from_millis(20);
-        loop {
-            let entries: Vec<&Entry> = jobs.iter().flat_map(|job| &job.entries).collect();
-            let outcome = match entries.as_slice() {
-                [] => return,
-                [entry] => append_one(client, entry).await,
-                entries => append_batch(client, entries).await,
-            };
-            match outcome {
-                Ok(last) => return succeed(jobs, last),
-                Err(Failure::Final(error)) => {
-                    if jobs.len() == 1 || matches!(error, AppendError::Full(_)) {
-                        return fail(jobs, &error);
-                    }
-                    let right = jobs.split_off(jobs.len() / 2);
-                    send_together(client, jobs).await;
-                    send_together(client, right).await;
-                    return;
-                }
-                Err(Failure::Transient(reason)) => {
-                    tracing::debug!(%reason, "append is tried again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                    let now = Instant::now();
-                    let (late, on_time) = jobs.into_iter().partition(|job| job.deadline <= now);
-                    fail(late, &AppendError::Unavailable(reason));
-                    jobs = on_time;
-                }
-            }
-        }
-    }
-    .boxed()
-}
-
-/// The messages of an atomic batch follow each other in the stream without a gap.
-fn succeed(jobs: Vec<Job>, last: u64) {
-    let mut behind = 0;
-    for job in jobs.into_iter().rev() {
-        // Who has stopped waiting does not want the answer.
-        job.reply.send(Ok(last.saturating_sub(behind))).ok();
-        behind += job.entries.len() as u64;
-    }
-}
-
-fn fail(jobs: Vec<Job>, error: &AppendError) {
-    for job in jobs {
-        job.reply.send(Err(error.clone())).ok();
-    }
-}
-
-enum Failure {
-    Final(AppendError),
-    Transient(String),
-}
-
-#[derive(Deserialize)]
-struct Ack {
-    #[serde(default)]
-    seq: u64,
-    error: Option<AckError>,
-}
-
-#[derive(Deserialize)]
-struct AckError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
-
-async fn append_one(client: &Client, entry: &Entry) -> Result<u64, Failure> {
-    request(client, entry, headers(entry)).await
-}
-
-async fn append_batch(client: &Client, entries: &[&Entry]) -> Result<u64, Failure> {
-    let id = Uuid::now_v7().simple().to_string();
-    let mut expected: HashSet<&str> = HashSet::new();
-    for (index, entry) in entries.iter().enumerate() {
-        // Of several events of one history only the first is checked.
-        let first = entry.expect.as_ref().is_none_or(|e| expected.insert(&e.history));
-        let mut headers = if first { headers(entry) } else { entry.headers.clone() };
-        headers.insert("Nats-Batch-Id", id.as_str());
-        headers.insert("Nats-Batch-Sequence", (index + 1).to_string().as_str());
-        if index + 1 == entries.len() {
-            headers.insert("Nats-Batch-Commit", "1");
-            return request(client, entry, headers).await;
-        }
-        client
-            .publish_with_headers(entry.subject.clone(), headers, entry.payload.clone())
-            .await
-            .map_err(|error| Failure::Transient(error.to_string()))?;
-    }
-    Err(Failure::Transient("an empty batch".to_owned()))
-}
-
-fn headers(entry: &Entry) -> HeaderMap {
-    let mut headers = entry.headers.clone();
-    if let Some(expect) = &entry.expect {
-        headers.insert("Nats-Expected-Last-Subject-Sequence", expect.sequence.to_string().as_str());
-        headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", expect.history.as_str());
-    }
-    headers
-}
-
-async fn request(client: &Client, entry: &Entry, headers: HeaderMap) -> Result<u64, Failure> {
-    let most = client.server_info().max_payload;
-    if most > 0 && entry.payload.len() > most {
-        let reason = format!("{} bytes, and the server takes {most}", entry.payload.len());
-        return Err(Failure::Final(AppendError::Refused(reason)));
-    }
-    let answer = client
-        .request_with_headers(entry.subject.clone(), headers, entry.payload.clone())
-        .await
-        .map_err(|error| Failure::Transient(error.to_string()))?;
-    let ack: Ack = serde_json::from_slice(&answer.payload)
-        .map_err(|_| Failure::Transient("an answer that is no publish ack".to_owned()))?;
-    let Some(error) = ack.error else { return Ok(ack.seq) };
-    let reason = format!("{} ({})", error.description, error.err_code);
-    Err(match error.err_code {
-        // Wrong last sequence; a duplicate within a batch.
-        10071 | 10201 => Failure::Final(AppendError::Conflict),
-        // Message too large for the stream or the server.
-        10054 | 10097 => Failure::Final(AppendError::Refused(reason)),
-        // Stream or account limits.
-        10047 | 10077 | 10023 | 10028 => Failure::Final(AppendError::Full(reason)),
-        // Among them 10164: another append to this history is under way; it is settled by the next
-        // try. And all that a change of leader brings.
-        _ => Failure::Transient(reason),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job(history: Option<&str>, count: usize) -> Job {
-        let entry = Entry {
-            subject: "s".to_owned(),
-            payload: Bytes::new(),
-            headers: HeaderMap::new(),
-            expect: history.map(|history| Expect { history: history.to_owned(), sequence: 0 }),
-        };
-        Job { entries: vec![entry; count], deadline: Instant::now(), reply: oneshot::channel().0 }
-    }
-
-    #[test]
-    fn two_groups_of_one_history_never_share_a_batch() {
-        let mut waiting: VecDeque<Job> =
-            [job(Some("a"), 1), job(Some("b"), 1), job(Some("a"), 1), job(None, 1)].into();
-        assert_eq!(take_batch(&mut waiting).len(), 3);
-        assert_eq!(take_batch(&mut waiting).len(), 1);
-    }
-
-    #[test]
-    fn a_batch_is_bounded() {
-        let mut waiting: VecDeque<Job> = (0..3).map(|_| job(None, ATOMIC_MOST / 2)).collect();
-        assert_eq!(take_batch(&mut waiting).len(), 2);
-        assert_eq!(waiting.len(), 1);
-    }
 }

@@ -25,7 +25,8 @@ pub struct Money {
     pub currency: Currency,
 }
 
-fn codes() -> ObjectBuilder {
+/// All codes, as a schema.
+pub fn codes() -> ObjectBuilder {
     let codes = Currency::iter().map(|currency| currency.code());
     ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes))
 }

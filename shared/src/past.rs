@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use sqlx::{PgPool, Row as _};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::{EventId, OrderId};
@@ -48,7 +49,8 @@ pub enum PastError {
 }
 
 /// An event as it is told.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = ToldEvent)]
 #[serde(rename_all = "camelCase")]
 pub struct Told {
     /// Its place in the history, from 1.
@@ -65,6 +67,7 @@ pub struct Told {
     /// The command at the beginning of the chain of causes.
     pub correlation: Uuid,
     /// What happened, in detail; without the card's token.
+    #[schema(value_type = Object)]
     pub data: Value,
 }
 

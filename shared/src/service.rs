@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::Client;
@@ -11,6 +12,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::times::Times;
 use crate::topology::Topology;
 
 /// The version of the program.
@@ -24,12 +26,15 @@ pub struct Counters {
     redelivered: AtomicU64,
     parked: AtomicU64,
     batches: AtomicU64,
+    /// From the moment at which the stream took a message until it was done with.
+    times: Times,
 }
 
 impl Counters {
-    /// A message is done with.
-    pub fn processed(&self) {
+    /// A message is done with, so long after its stream took it.
+    pub fn processed(&self, after: Duration) {
         self.processed.fetch_add(1, Ordering::Relaxed);
+        self.times.add(after);
     }
 
     /// An attempt at a message has failed.
@@ -58,7 +63,7 @@ impl Counters {
         json!({
             "processed": number(&self.processed), "failed": number(&self.failed),
             "redelivered": number(&self.redelivered), "parked": number(&self.parked),
-            "batches": number(&self.batches),
+            "batches": number(&self.batches), "times": self.times.counted(),
         })
     }
 }

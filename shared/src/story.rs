@@ -7,6 +7,7 @@ mod tell;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ids::OrderId;
@@ -14,10 +15,10 @@ use crate::message::Event;
 use crate::money::Money;
 use crate::order::{Order, OrderStatus};
 
-pub use find::Finder;
+pub use find::{Audience, Finder};
 
 /// An order's story.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Story {
     /// The order.
@@ -45,7 +46,7 @@ pub struct Story {
 }
 
 /// Something that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Moment {
     /// When.
@@ -68,8 +69,9 @@ pub struct Moment {
 }
 
 /// The kinds of things that happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = MomentKind)]
 pub enum Kind {
     /// A client asked for something.
     Command,
@@ -82,7 +84,7 @@ pub enum Kind {
 }
 
 /// How long an order was in a status.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stay {
     /// The status; `pending` until the first decision.
@@ -95,7 +97,7 @@ pub struct Stay {
 }
 
 /// What an order holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Holds {
     /// `none`, `held`, `released` or `sold`.
@@ -110,7 +112,7 @@ pub struct Holds {
 }
 
 /// Pieces of a product.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pieces {
     /// The product.

@@ -9,6 +9,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{ArrayItems, KnownFormat, Schema, SchemaFormat};
 use utoipa::openapi::{Content, ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -22,6 +23,7 @@ const PATH: &str = "/openapi.json";
 #[openapi(
     info(
         title = "Millrace",
+        license(name = "Apache-2.0 OR MIT"),
         description = "Order processing: commands are accepted here and carried out by workers; \
                        reads are answered from views.\n\n\
                        Money is in minor units (1234 USD is 12.34 dollars), times are RFC 3339 in \
@@ -67,7 +69,9 @@ pub fn document(operators: bool) -> OpenApi {
         let operations = [&mut item.get, &mut item.post, &mut item.put];
         operations.into_iter().flatten().for_each(complete);
     }
-    let responses = &mut document.components.get_or_insert_default().responses;
+    let components = document.components.get_or_insert_default();
+    components.schemas.values_mut().for_each(bound);
+    let responses = &mut components.responses;
     for (_, name, description) in COMMON {
         let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
         let response = ResponseBuilder::new().description(description);
@@ -81,6 +85,11 @@ fn complete(operation: &mut Operation) {
     let tag = operation.tags.iter().flatten().next().map_or("", String::as_str);
     let name = operation.operation_id.as_deref().unwrap_or("");
     operation.operation_id = Some(format!("{tag}-{}", name.replace('_', "-")));
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter {
+            parameter.schema.iter_mut().for_each(bound);
+        }
+    }
     let has_body = operation.request_body.is_some();
     if let Some(RefOr::T(body)) = &mut operation.request_body {
         // Where nothing has to be said, the body may be left out.
@@ -108,11 +117,34 @@ fn complete(operation: &mut Operation) {
     }
 }
 
+/// Says how large a number may be that is read into 64 bits: no reader knows the format's name.
+fn bound(schema: &mut RefOr<Schema>) {
+    let RefOr::T(schema) = schema else { return };
+    match schema {
+        Schema::Object(object) => {
+            let unsigned = SchemaFormat::KnownFormat(KnownFormat::UInt64);
+            if object.format == Some(unsigned) && object.maximum.is_none() {
+                object.maximum = Some(u64::MAX.into());
+            }
+            object.properties.values_mut().for_each(bound);
+        }
+        Schema::Array(array) => {
+            if let ArrayItems::RefOrSchema(items) = &mut array.items {
+                bound(items);
+            }
+        }
+        Schema::OneOf(of) => of.items.iter_mut().for_each(bound),
+        Schema::AllOf(of) => of.items.iter_mut().for_each(bound),
+        Schema::AnyOf(of) => of.items.iter_mut().for_each(bound),
+        _ => {}
+    }
+}
+
 /// `GET /openapi.json`, and a page to read it at `/docs`.
 pub fn served<S: Clone + Send + Sync + 'static>(operators: bool) -> Router<S> {
     let document = document(operators);
     let json = get(async move || Json(document));
-    let page = SwaggerUi::new("/docs").config(Config::from(PATH));
+    let page = SwaggerUi::new("/docs").config(Config::from(PATH).validator_url("none"));
     Router::new().route(PATH, json).merge(page)
 }
 
@@ -133,6 +165,23 @@ mod tests {
         }
         let checked_in = fs::read_to_string(&file).unwrap_or_default();
         assert!(checked_in == made, "docs/openapi.json is not what the code says: bless it");
+    }
+
+    #[test]
+    fn every_route_is_in_the_document() {
+        let routers = [routes::commands_and_views(), routes::operators(), routes::health()];
+        let document = document(true);
+        for router in routers {
+            // axum does not list its routes in any other way.
+            let printed = format!("{:?}", Router::from(router));
+            let paths = printed.split('"').filter(|text| text.starts_with('/'));
+            // Its fallback is at the root and at all that is below.
+            let paths: Vec<&str> = paths.filter(|it| *it != "/" && !it.contains("{*")).collect();
+            assert!(!paths.is_empty(), "{printed}");
+            for path in paths {
+                assert!(document.paths.paths.contains_key(path), "{path} is not in the document");
+            }
+        }
     }
 
     #[test]

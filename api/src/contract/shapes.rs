@@ -8,16 +8,20 @@ use millrace_shared::command::{
     DefineProduct, OrderStep, RestockProduct, SetCreditLimit, ShipOrder,
 };
 use millrace_shared::ids::{CommandId, CustomerId, OrderId, ProductId};
+use millrace_shared::money::codes;
 use millrace_shared::order::Order;
 use millrace_shared::parking::told::{Listed, Outcome};
+use millrace_shared::past::Told;
 use millrace_shared::product::Product;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 
 use crate::error::Body as Problem;
+use crate::search::cursor::Sort;
+use crate::search::find::Facets;
 
 /// What a command may be sent with.
 #[derive(IntoParams)]
@@ -39,6 +43,18 @@ pub struct ReadHeaders {
     /// Versions that the client has, as it got them in `ETag`.
     #[param(rename = "If-None-Match", nullable = false, example = "\"3\"")]
     if_none_match: Option<String>,
+    /// `wait=SECONDS` (RFC 7240): like `waitMs`, which goes before it.
+    #[param(rename = "Prefer", nullable = false, example = "wait=5")]
+    prefer: Option<String>,
+}
+
+/// What may be said of the wait for something that has no versions.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct WaitHeaders {
+    /// `wait=SECONDS` (RFC 7240), at most 30 s. What cannot be read is ignored.
+    #[param(rename = "Prefer", nullable = false, example = "wait=5")]
+    prefer: Option<String>,
 }
 
 /// What a stream may be asked for with.
@@ -62,6 +78,14 @@ pub enum CommandAnswers {
     /// It was refused for a reason of the domain.
     #[response(status = UNPROCESSABLE_ENTITY, content_type = "application/problem+json")]
     Refused(Problem),
+}
+
+/// The answer of a read that knows no versions, where there is no such thing.
+#[derive(IntoResponses)]
+pub enum Missing {
+    /// There is no such thing.
+    #[response(status = NOT_FOUND, content_type = "application/problem+json")]
+    NotFound(Problem),
 }
 
 /// The answers that every read of one thing may get beside the thing.
@@ -124,6 +148,32 @@ pub struct OrderPage {
     next_cursor: Option<String>,
 }
 
+fn sorts() -> ObjectBuilder {
+    let names = Sort::ALL.map(|(name, _)| name);
+    ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names))
+}
+
+/// One event of a stream.
+#[derive(ToSchema)]
+pub struct ServerSentEvent {
+    /// Give the last one as `Last-Event-ID` to go on from there.
+    id: String,
+    /// A JSON object on one line: docs/live.md tells which.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
+/// A page of an order's events.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct EventPage {
+    order_id: OrderId,
+    items: Vec<Told>,
+    /// Give this as `cursor` to get the next page; null at the end.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
 /// Which products are asked for: all, or, with any parameter but `cursor` and `limit`, a search.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query, rename_all = "camelCase")]
@@ -132,24 +182,29 @@ pub struct SearchQuery {
     #[param(max_length = 200)]
     q: Option<String>,
     /// Of this category; several may be named.
+    #[param(max_items = 50)]
     category: Option<Vec<String>>,
     /// Of this brand; several may be named.
+    #[param(max_items = 50)]
     brand: Option<Vec<String>>,
-    /// The currency of prices, as an ISO 4217 code.
+    /// The currency of prices, as an ISO 4217 code. A price cannot be asked for without it.
+    #[param(schema_with = codes)]
     currency: Option<String>,
     /// Minor units.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 1_000_000_000_000_u64)]
     min_price: Option<u64>,
-    /// Minor units.
-    #[param(minimum = 0)]
+    /// Minor units; not less than `minPrice`.
+    #[param(minimum = 0, maximum = 1_000_000_000_000_u64)]
     max_price: Option<u64>,
     /// Only what can be had now.
     in_stock: Option<bool>,
     /// Whether it is still sold.
     active: Option<bool>,
     /// The order of the items.
+    #[param(schema_with = sorts)]
     sort: Option<String>,
-    /// The `nextCursor` of the page before.
+    /// The `nextCursor` of the page before, all else being the same.
+    #[param(pattern = "^([rpdn]\\.[0-9]{1,9}\\.-?[0-9]{1,18}\\.)?[A-Za-z0-9_-]{1,64}$")]
     cursor: Option<String>,
     /// Items of a page.
     #[param(minimum = 1, maximum = 100)]
@@ -167,9 +222,12 @@ pub struct ProductList {
     /// How many products fit.
     #[schema(nullable = false)]
     total: Option<u64>,
-    /// The counts of each kind.
-    #[schema(value_type = Object, nullable = false)]
-    facets: Option<Map<String, Value>>,
+    /// How many of each kind fit.
+    #[schema(nullable = false)]
+    facets: Option<Facets>,
+    /// Since when the log cannot be followed: what is younger is not in the answer.
+    #[schema(nullable = false)]
+    stale_since: Option<DateTime<Utc>>,
 }
 
 /// A page of parked messages.

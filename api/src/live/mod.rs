@@ -32,7 +32,7 @@ use utoipa::IntoParams;
 
 use self::customers::CustomerNews;
 use self::orders::OrderNews;
-use self::topics::{Topics, Watched};
+use self::topics::Topics;
 use crate::error::Problem;
 use crate::wait::Waiters;
 
@@ -149,7 +149,7 @@ pub type News<T> = watch::Receiver<Option<Arc<T>>>;
 /// How far a client is, and what it gets next.
 pub trait Feed: Send + 'static {
     /// What it follows.
-    type News: Watched;
+    type News: Send + Sync + 'static;
     /// The next messages after `news`, or after a look of its own.
     fn step(
         &mut self,

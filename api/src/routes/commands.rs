@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use crate::App;
-use crate::contract::{ReadAnswers, ReadHeaders};
+use crate::contract::{Missing, WaitHeaders};
 use crate::error::Problem;
 use crate::request::{MAX_WAIT, parameters, preferred_wait};
 
@@ -37,22 +37,23 @@ enum Named {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wait {
-    /// Milliseconds, at most 30,000.
+    /// Milliseconds; more than 30,000 are taken for 30,000.
     wait_ms: Option<u64>,
 }
 
-/// What became of a command: by command id, or by the stream sequence that the publish ack named. With
-/// `waitMs` or `Prefer: wait` when it is decided, or 202 if it is not by then.
+/// What became of a command: by command id, or by the stream sequence that the publish ack named.
+///
+/// With `waitMs` or `Prefer: wait` when it is decided, or 202 if it is not by then.
 #[utoipa::path(
     get, path = "/v1/commands/{id}", tag = "commands",
     params(
         ("id" = String, Path, description = "A UUID, or a sequence", pattern = "^([0-9]{1,19}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$"),
-        Wait, ReadHeaders,
+        Wait, WaitHeaders,
     ),
     responses(
         (status = OK, description = "The outcome", body = CommandView),
         (status = ACCEPTED, description = "It is not decided yet", body = CommandView),
-        ReadAnswers
+        Missing
     )
 )]
 pub async fn show(

@@ -12,8 +12,8 @@ use millrace_shared::message::Subject;
 
 use crate::App;
 use crate::contract::{
-    CommandAnswers, CommandHeaders, CreditLimitBody, OrderPage, ReadAnswers, ReadHeaders,
-    StreamHeaders,
+    CommandAnswers, CommandHeaders, CreditLimitBody, Missing, OrderPage, ReadAnswers, ReadHeaders,
+    ServerSentEvent, StreamHeaders,
 };
 use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
@@ -27,7 +27,9 @@ use crate::submit::submit;
 #[utoipa::path(
     post, path = "/v1/customers", tag = "customers",
     params(CommandHeaders),
-    request_body = RegisterCustomer,
+    request_body(content = RegisterCustomer, example = json!({
+        "customerId": "ann", "name": "Ann", "creditLimit": { "amount": 50_000, "currency": "USD" }
+    })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = CustomerView)
@@ -41,7 +43,9 @@ pub async fn register(State(app): State<Arc<App>>, posted: Posted) -> Result<Res
 #[utoipa::path(
     put, path = "/v1/customers/{id}/credit-limit", tag = "customers",
     params(("id" = CustomerId, Path), CommandHeaders),
-    request_body = CreditLimitBody,
+    request_body(content = CreditLimitBody, example = json!({
+        "creditLimit": { "amount": 50_000, "currency": "USD" }
+    })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = CustomerView),
@@ -83,8 +87,8 @@ pub async fn show(
     get, path = "/v1/customers/{id}/stream", tag = "customers",
     params(("id" = CustomerId, Path), Resume, StreamHeaders),
     responses(
-        (status = OK, description = "Events, until the client goes", body = String, content_type = "text/event-stream"),
-        ReadAnswers
+        (status = OK, description = "Events, until the client goes", body = ServerSentEvent, content_type = "text/event-stream"),
+        Missing
     )
 )]
 pub async fn stream(

@@ -10,13 +10,14 @@ use chrono::{DateTime, Utc};
 use millrace_shared::ids::OrderId;
 use millrace_shared::message::Event;
 use millrace_shared::past::{PastError, Told, as_of};
+use millrace_shared::story::Story;
 use millrace_shared::views::Document;
 use serde::Deserialize;
 use serde_json::json;
 use utoipa::IntoParams;
 
 use crate::App;
-use crate::contract::ReadAnswers;
+use crate::contract::{EventPage, Missing};
 use crate::error::Problem;
 use crate::reading::limit;
 use crate::request::{parameters, path_id};
@@ -38,7 +39,7 @@ pub struct HistoryQuery {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PastQuery {
-    /// As it was then.
+    /// As it was then. Neither this nor `version` goes together with `minVersion` or `waitMs`.
     as_of: Option<DateTime<Utc>>,
     /// As it was after the event of this version.
     version: Option<u64>,
@@ -63,7 +64,7 @@ impl From<PastError> for Problem {
 #[utoipa::path(
     get, path = "/v1/orders/{id}/history", tag = "orders",
     params(("id" = OrderId, Path), HistoryQuery),
-    responses((status = OK, description = "A page", body = Value), ReadAnswers)
+    responses((status = OK, description = "A page", body = EventPage), Missing)
 )]
 pub async fn history(
     State(app): State<Arc<App>>,
@@ -90,7 +91,7 @@ pub async fn history(
 #[utoipa::path(
     get, path = "/v1/orders/{id}/explain", tag = "orders",
     params(("id" = OrderId, Path)),
-    responses((status = OK, description = "The story", body = Value), ReadAnswers)
+    responses((status = OK, description = "The story", body = Story), Missing)
 )]
 pub async fn explain(
     State(app): State<Arc<App>>,

@@ -31,7 +31,20 @@ const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// Chunks of the body, and batches of rows, that wait.
 const AHEAD: usize = 4;
 
-/// `POST /v1/products:import`
+/// Takes in a catalogue: CSV with a header, or one JSON object on each line.
+///
+/// Wrong rows do not hold up the others. What is known already is left out, so the same may be sent again.
+#[utoipa::path(
+    post, path = "/v1/products:import", tag = "products",
+    request_body(content(
+        (String = "text/csv", example = "productId,name,brand,category,price,currency,stock\npen,Pen,Acme,Office,199,USD,10\n"),
+        (String = "application/x-ndjson")
+    )),
+    responses(
+        (status = OK, description = "Nothing was to be changed", body = Report),
+        (status = ACCEPTED, description = "Rows were stored as commands; they are decided after that", body = Report),
+    )
+)]
 pub async fn import(
     State(app): State<Arc<App>>,
     headers: HeaderMap,

@@ -11,10 +11,10 @@ mod ops;
 mod orders;
 mod products;
 mod reports;
+mod trial;
 
 use std::sync::Arc;
 
-use axum::routing::{get, post};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -38,7 +38,7 @@ pub fn commands_and_views() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(customers::set_credit_limit))
         .routes(routes!(customers::orders))
         .routes(routes!(products::list))
-        .route("/v1/products:import", post(import::import))
+        .routes(routes!(import::import))
         .routes(routes!(products::show, products::define))
         .routes(routes!(products::restock))
         .routes(routes!(products::retire))
@@ -49,16 +49,23 @@ pub fn commands_and_views() -> OpenApiRouter<Arc<App>> {
 pub fn operators() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(orders::list))
+        .routes(routes!(ops::pipeline))
+        .routes(routes!(ops::pipeline_stream))
         .routes(routes!(ops::list))
         .routes(routes!(ops::show))
         .routes(routes!(ops::replay))
         .routes(routes!(ops::discard))
-        .route("/v1/reports/sales", get(reports::sales))
-        .route("/v1/reports/payments", get(reports::payments))
-        .route("/v1/reports/status", get(reports::status))
-        .route("/v1/reports/top-products", get(reports::top_products))
-        .route("/v1/reports/top-brands", get(reports::top_brands))
-        .route("/v1/reports/time-to-paid", get(reports::time_to_paid))
+        .routes(routes!(reports::sales::sales))
+        .routes(routes!(reports::sales::payments))
+        .routes(routes!(reports::status))
+        .routes(routes!(reports::top::top_products))
+        .routes(routes!(reports::top::top_brands))
+        .routes(routes!(reports::time_to_paid))
+}
+
+/// What is only there to try things out.
+pub fn trial() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().route("/v1/trial/customers", axum::routing::get(trial::customers))
 }
 
 /// What is asked by whoever runs the edge.

@@ -1,4 +1,4 @@
-//! Parked messages, for operators. Only there with `--operator-routes`.
+//! The pipeline and its parked messages, for operators. Only there with `--operator-routes`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,21 +7,25 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
-use millrace_shared::command::FieldError;
+use millrace_shared::command::{FieldError, Malformed, check_text, one_line};
 use millrace_shared::parking::desk::{Desk, Filter, Patience};
 use millrace_shared::parking::told;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
-use crate::contract::{Discarded, ParkedPage};
+use crate::contract::{Discarded, ParkedPage, ServerSentEvent, WaitHeaders};
 use crate::error::{Body, Problem};
+use crate::pipeline::{Pipeline, Samples};
 use crate::reading::limit;
 use crate::request::{Posted, parameters, path_id, preferred_wait};
 
 /// Messages that one request may name, or have replayed.
 const MOST: usize = 100;
+/// The longest reason for a discard.
+const LONGEST_WHY: usize = 1_000;
 /// How long results of a replay are waited for without `Prefer: wait`.
 const WAIT: Duration = Duration::from_secs(10);
 
@@ -31,10 +35,12 @@ const WAIT: Duration = Duration::from_secs(10);
 #[into_params(parameter_in = Query)]
 pub struct ParkedQuery {
     /// Only of this worker.
-    #[param(pattern = "^[A-Za-z0-9_-]{1,200}$")]
+    #[param(pattern = r"^[^\s.*>\u0000-\u001f\u007f-\u009f]{1,200}$")]
     worker: Option<String>,
     /// Only about this subject: `order/ID`.
-    #[param(pattern = "^[A-Za-z0-9_-]{1,200}/[A-Za-z0-9_-]{1,200}$")]
+    #[param(
+        pattern = r"^[^\s.*>/\u0000-\u001f\u007f-\u009f]{1,200}/[^\s.*>\u0000-\u001f\u007f-\u009f]{1,200}$"
+    )]
     subject: Option<String>,
     /// Items of a page.
     #[param(minimum = 1, maximum = 100)]
@@ -44,26 +50,82 @@ pub struct ParkedQuery {
     cursor: Option<String>,
 }
 
-/// What is to be replayed.
+/// What is to be replayed: what is named, or all.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+enum Replay {
+    Named(ReplayNamed),
+    All(ReplayAll),
+}
+
+/// These messages, and what is parked of the same orders.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Replay {
-    #[serde(default)]
+struct ReplayNamed {
+    /// Their sequences in PARKED.
+    #[schema(min_items = 1, max_items = 100)]
     sequences: Vec<u64>,
-    #[serde(default)]
-    all: bool,
-    worker: Option<String>,
-    subject: Option<String>,
+    /// The most that are replayed.
+    #[schema(minimum = 1, maximum = 100)]
     limit: Option<usize>,
+}
+
+/// All messages, or all of a worker or about a subject.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ReplayAll {
+    #[schema(schema_with = just_true)]
+    all: bool,
+    /// Only of this worker.
+    #[schema(pattern = r"^[^\s.*>\u0000-\u001f\u007f-\u009f]{1,200}$")]
+    worker: Option<String>,
+    /// Only about this subject: `order/ID`.
+    #[schema(
+        pattern = r"^[^\s.*>/\u0000-\u001f\u007f-\u009f]{1,200}/[^\s.*>\u0000-\u001f\u007f-\u009f]{1,200}$"
+    )]
+    subject: Option<String>,
+    /// The most that are replayed.
+    #[schema(minimum = 1, maximum = 100)]
+    limit: Option<usize>,
+    /// The sequence to begin at.
     cursor: Option<u64>,
+}
+
+fn just_true() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([true]))
 }
 
 /// What is to be discarded.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Discard {
+    /// Their sequences in PARKED.
+    #[schema(min_items = 1, max_items = 100)]
     sequences: Vec<u64>,
+    /// Kept in the audit table.
+    #[schema(schema_with = one_line::<LONGEST_WHY>)]
     why: String,
+}
+
+/// The pipeline now, and its last quarter of an hour.
+#[utoipa::path(
+    get, path = "/v1/ops/pipeline", tag = "operators",
+    responses((status = OK, description = "The pipeline", body = Pipeline))
+)]
+pub async fn pipeline(State(app): State<Arc<App>>) -> Json<Pipeline> {
+    Json(app.monitor.pipeline())
+}
+
+/// The pipeline as it changes, as Server-Sent Events: a whole sample every two seconds.
+#[utoipa::path(
+    get, path = "/v1/ops/pipeline/stream", tag = "operators",
+    responses((status = OK, description = "Samples, until the client goes", body = ServerSentEvent, content_type = "text/event-stream"))
+)]
+pub async fn pipeline_stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    let slot = app.live.slot()?;
+    let mut news = app.monitor.watch();
+    let first = Samples::first(&mut news);
+    Ok(app.live.answer(slot, news, Samples, first))
 }
 
 /// Parked messages, in the order in which they were parked.
@@ -105,40 +167,49 @@ pub async fn show(
 
 /// Gives parked messages back to their workers, and waits for what becomes of them.
 #[utoipa::path(
-    post, path = "/v1/ops/parked/replay", tag = "operators", request_body = Replay,
+    post, path = "/v1/ops/parked/replay", tag = "operators", params(WaitHeaders),
+    request_body(content = Replay, example = json!({ "all": true })),
     responses((status = OK, description = "What became of them", body = told::Report))
 )]
 pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     let patience = Patience::of(preferred_wait(&posted.headers).unwrap_or(WAIT));
-    let replay: Replay = body(posted)?;
-    if replay.all != replay.sequences.is_empty() {
-        let detail = "either name sequences, or say all: true";
-        return Err(Problem::field(FieldError::new("sequences", "invalid", detail)));
-    }
-    let limit = limit(replay.limit.or(Some(MOST)))?;
-    let desk = desk(&app)?;
-    let report = if replay.all {
-        let filter = filter(replay.worker.as_deref(), replay.subject.as_deref())?;
-        let cursor = replay.cursor.unwrap_or(1);
-        desk.replay_all(&filter, cursor, limit, patience, |_| {}).await.map_err(unavailable)?
+    let replay = if posted.body.contains_key("all") {
+        Replay::All(body(posted)?)
     } else {
-        bounded(&replay.sequences)?;
-        desk.replay(&replay.sequences, limit, patience).await.map_err(unavailable)?
+        Replay::Named(body(posted)?)
     };
-    Ok(Json(report).into_response())
+    let report = match replay {
+        Replay::Named(ReplayNamed { sequences, limit: most }) => {
+            bounded(&sequences)?;
+            let most = limit(most.or(Some(MOST)))?;
+            desk(&app)?.replay(&sequences, most, patience).await
+        }
+        Replay::All(ReplayAll { all: false, .. }) => {
+            let detail = "must be true; leave it out to name sequences";
+            return Err(Problem::field(FieldError::new("all", "invalid", detail)));
+        }
+        Replay::All(ReplayAll { worker, subject, limit: most, cursor, .. }) => {
+            let filter = filter(worker.as_deref(), subject.as_deref())?;
+            let most = limit(most.or(Some(MOST)))?;
+            let from = cursor.unwrap_or(1);
+            desk(&app)?.replay_all(&filter, from, most, patience, |_| {}).await
+        }
+    };
+    Ok(Json(report.map_err(unavailable)?).into_response())
 }
 
 /// Discards parked messages; they are kept in the audit table.
 #[utoipa::path(
-    post, path = "/v1/ops/parked/discard", tag = "operators", request_body = Discard,
+    post, path = "/v1/ops/parked/discard", tag = "operators", request_body(content = Discard, example = json!({ "sequences": [7], "why": "the order is a test" })),
     responses((status = OK, description = "What became of them", body = Discarded))
 )]
 pub async fn discard(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
     let discard: Discard = body(posted)?;
     bounded(&discard.sequences)?;
-    if discard.why.trim().is_empty() {
-        let detail = "the reason must be told: it is kept in the audit table";
-        return Err(Problem::field(FieldError::new("why", "invalid", detail)));
+    let mut errors = Vec::new();
+    check_text("why", &discard.why, LONGEST_WHY, &mut errors);
+    if !errors.is_empty() {
+        return Err(Malformed(errors).into());
     }
     let results =
         desk(&app)?.discard(&discard.sequences, &discard.why).await.map_err(unavailable)?;

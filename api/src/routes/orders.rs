@@ -13,8 +13,8 @@ use millrace_shared::order::Order;
 
 use crate::App;
 use crate::contract::{
-    CommandAnswers, CommandHeaders, EmptyBody, OrderPage, OrderView, ReadAnswers, ReadHeaders,
-    ShipBody, StepBody, StreamHeaders,
+    CommandAnswers, CommandHeaders, EmptyBody, Missing, OrderPage, OrderView, ReadAnswers,
+    ReadHeaders, ServerSentEvent, ShipBody, StepBody, StreamHeaders,
 };
 use crate::error::{Body, Problem};
 use crate::lists::{OrdersQuery, orders_page};
@@ -29,7 +29,11 @@ use crate::submit::submit;
 #[utoipa::path(
     post, path = "/v1/orders", tag = "orders",
     params(CommandHeaders),
-    request_body = PlaceOrder,
+    request_body(content = PlaceOrder, example = json!({
+        "customerId": "kaia-ironmere",
+        "lines": [{ "productId": "timberline-carbon-trekking-poles", "quantity": 2 }],
+        "payment": { "method": "card", "token": "tok_ok" }
+    })),
     responses(
         CommandAnswers,
         (status = CREATED, description = "With `Prefer: wait`: the order, paid", body = Order)
@@ -58,7 +62,7 @@ pub async fn list(
 #[utoipa::path(
     post, path = "/v1/orders/{id}/cancel", tag = "orders",
     params(("id" = OrderId, Path), CommandHeaders),
-    request_body = StepBody,
+    request_body(content = StepBody, example = json!({ "reason": "ordered by mistake" })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
@@ -77,7 +81,7 @@ pub async fn cancel(
 #[utoipa::path(
     post, path = "/v1/orders/{id}/ship", tag = "orders",
     params(("id" = OrderId, Path), CommandHeaders),
-    request_body = ShipBody,
+    request_body(content = ShipBody, example = json!({ "carrier": "Ravens", "trackingNumber": "R-1" })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
@@ -115,7 +119,7 @@ pub async fn deliver(
 #[utoipa::path(
     post, path = "/v1/orders/{id}/refund", tag = "orders",
     params(("id" = OrderId, Path), CommandHeaders),
-    request_body = StepBody,
+    request_body(content = StepBody, example = json!({ "reason": "broken" })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = Order),
@@ -165,9 +169,9 @@ pub async fn show(
     get, path = "/v1/orders/{id}/stream", tag = "orders",
     params(("id" = OrderId, Path), Resume, StreamHeaders),
     responses(
-        (status = OK, description = "Events, until the order's end", body = String, content_type = "text/event-stream"),
+        (status = OK, description = "Events, until the order's end", body = ServerSentEvent, content_type = "text/event-stream"),
         (status = NO_CONTENT, description = "The client has all there will be"),
-        ReadAnswers
+        Missing
     )
 )]
 pub async fn stream(

@@ -26,7 +26,10 @@ use crate::submit::submit;
 #[utoipa::path(
     put, path = "/v1/products/{id}", tag = "products",
     params(("id" = ProductId, Path), CommandHeaders),
-    request_body = ProductBody,
+    request_body(content = ProductBody, example = json!({
+        "name": "Pen", "brand": "Acme", "category": "Office",
+        "price": { "amount": 199, "currency": "USD" }, "initialStock": 10
+    })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = Product),
@@ -45,7 +48,7 @@ pub async fn define(
 #[utoipa::path(
     post, path = "/v1/products/{id}/restock", tag = "products",
     params(("id" = ProductId, Path), CommandHeaders),
-    request_body = RestockBody,
+    request_body(content = RestockBody, example = json!({ "quantity": 10 })),
     responses(
         CommandAnswers,
         (status = OK, description = "With `Prefer: wait`: as it is now", body = Product),
@@ -100,8 +103,9 @@ pub async fn show(
     Ok(found(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
 }
 
-/// All products, in the order of their ids; or those that fit, with the counts of each kind. The list
-/// is read from the views, the search from the catalogue in memory.
+/// All products, in the order of their ids; or those that fit, with the counts of each kind.
+///
+/// The list is read from the views, the search from the catalogue in memory.
 #[utoipa::path(
     get, path = "/v1/products", tag = "products", params(SearchQuery),
     responses((status = OK, description = "A page", body = ProductList))

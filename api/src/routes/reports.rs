@@ -1,7 +1,7 @@
 //! Reports of the shop, from the views. Only there with `--operator-routes`.
 
-mod sales;
-mod top;
+pub mod sales;
+pub mod top;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,13 +18,11 @@ use millrace_shared::message::now;
 use millrace_shared::order::OrderStatus;
 use millrace_shared::views::{By, Range};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use crate::App;
-use crate::error::Problem;
+use crate::error::{Body, Problem};
 use crate::request::parameters;
-
-pub use sales::{payments, sales};
-pub use top::{top_brands, top_products};
 
 /// Buckets of one answer.
 const MOST_BUCKETS: u64 = 1_500;
@@ -36,30 +34,47 @@ const USUAL_HOURS: i32 = 24;
 const USUAL_BUCKETS: i32 = 30;
 
 /// The time that a report is about, and the length of its buckets.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct BucketsQuery {
+    /// The length of a bucket; `day` if it is not said.
+    #[param(inline)]
     by: Option<By>,
+    /// Widened to a whole bucket. 30 buckets before the end if it is not said.
     from: Option<DateTime<Utc>>,
+    /// Widened likewise, and not in the range; now if it is not said.
     to: Option<DateTime<Utc>>,
 }
 
 /// The time that a report is about.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct RangeQuery {
+    /// Widened to a whole hour. 24 hours before the end if it is not said.
     from: Option<DateTime<Utc>>,
+    /// Widened likewise, and not in the range; now if it is not said.
     to: Option<DateTime<Utc>>,
 }
 
+/// The answer to who asks for too much at once.
+#[derive(IntoResponses)]
+#[response(
+    status = UNPROCESSABLE_ENTITY, content_type = "application/problem+json",
+    description = "More is asked for than one answer may hold"
+)]
+#[expect(dead_code, reason = "only its schema is used")]
+struct TooMuch(#[to_schema] Body);
+
 /// Orders in each status.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Statuses {
     orders: i64,
     statuses: Vec<InStatus>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct InStatus {
     status: OrderStatus,
     orders: i64,
@@ -68,13 +83,17 @@ struct InStatus {
     reasons: Vec<ForReason>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ForReason {
     reason: String,
     orders: i64,
 }
 
-/// `GET /v1/reports/status`
+/// How many orders are in each status now, and why those that were rejected are.
+#[utoipa::path(
+    get, path = "/v1/reports/status", tag = "operators",
+    responses((status = OK, description = "The report", body = Statuses))
+)]
 pub async fn status(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     app.check_views()?;
     let found = app.views.orders_by_status().await?;
@@ -95,19 +114,27 @@ pub async fn status(State(app): State<Arc<App>>) -> Result<Response, Problem> {
 }
 
 /// How long it took from the placing of an order to its payment.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Times {
     from: DateTime<Utc>,
     to: DateTime<Utc>,
     orders: i64,
+    #[schema(required)]
     p50_ms: Option<u64>,
+    #[schema(required)]
     p95_ms: Option<u64>,
+    #[schema(required)]
     p99_ms: Option<u64>,
+    #[schema(required)]
     max_ms: Option<u64>,
 }
 
-/// `GET /v1/reports/time-to-paid`
+/// How long it took from the placing of orders to their payment, for those paid in a time.
+#[utoipa::path(
+    get, path = "/v1/reports/time-to-paid", tag = "operators", params(RangeQuery),
+    responses((status = OK, description = "The report", body = Times), TooMuch)
+)]
 pub async fn time_to_paid(
     State(app): State<Arc<App>>,
     query: Result<Query<RangeQuery>, QueryRejection>,

@@ -3,9 +3,10 @@
 
 use std::collections::BinaryHeap;
 
-use millrace_shared::money::Currency;
+use millrace_shared::money::{Currency, codes};
 use millrace_shared::product::Product;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::catalogue::{BAND_COUNT, Catalogue, Facts, Names, Slot, band_limits, id_start};
 use super::cursor::{Cursor, Sort};
@@ -54,7 +55,7 @@ pub struct Found {
 
 /// Counts by category, brand and price. Each is counted as if its own filter were not set: so a
 /// shop's user sees what another choice would give.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Facets {
     categories: Values,
     brands: Values,
@@ -62,29 +63,34 @@ pub struct Facets {
 }
 
 /// The values of a facet, the most frequent first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FacetValues)]
 struct Values {
     values: Vec<Count>,
     /// How many values there are, those that are not told included.
     distinct: usize,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FacetCount)]
 struct Count {
     value: String,
     count: u32,
 }
 
 /// The prices of one currency: those of different currencies are never put together.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FacetPrices)]
 struct Prices {
+    #[schema(schema_with = codes)]
     currency: Currency,
     count: u32,
     bands: Vec<Band>,
 }
 
 /// Prices from `min` to `max`, both included, in minor units.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = PriceBand)]
 struct Band {
     min: i64,
     max: i64,

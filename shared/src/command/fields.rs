@@ -96,7 +96,8 @@ pub(super) fn check_money(field: &str, money: Money, errors: &mut Vec<FieldError
     }
 }
 
-pub(super) fn check_text(field: &str, text: &str, most: usize, errors: &mut Vec<FieldError>) {
+/// Checks a text for people: 1 to `most` characters, not only blanks, none of them a control one.
+pub fn check_text(field: &str, text: &str, most: usize, errors: &mut Vec<FieldError>) {
     if text.trim().is_empty() || text.chars().count() > most {
         let detail = format!("must be 1 to {most} characters, not only blanks");
         errors.push(FieldError::new(field, "out_of_range", detail));

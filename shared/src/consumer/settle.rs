@@ -7,6 +7,7 @@ use async_nats::jetstream::{AckKind, Message};
 
 use super::{Verdict, jitter};
 use crate::log::timestamp;
+use crate::message::now;
 use crate::parking::held::{Held, Turn};
 use crate::parking::{Parking, Unprocessable};
 use crate::service::Counters;
@@ -35,6 +36,12 @@ impl Pause {
     fn delay(self, attempt: u64) -> Duration {
         self.base.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(self.most)
     }
+}
+
+/// How long ago its stream took a message; none, where the clocks of two machines do not agree.
+fn age(message: &Message) -> Duration {
+    let stored = message.info().map(|info| timestamp(info.published.unix_timestamp_nanos()));
+    stored.ok().and_then(|stored| (now() - stored).to_std().ok()).unwrap_or_default()
 }
 
 /// Settles the messages of one worker.
@@ -85,7 +92,7 @@ impl Settler {
         }
         let ack = match verdict {
             Verdict::Done => {
-                self.counters.processed();
+                self.counters.processed(age(message));
                 AckKind::Ack
             }
             Verdict::Later(reason) => {

@@ -21,6 +21,11 @@ impl Audit {
         Self { pool, actor: actor.to_owned() }
     }
 
+    /// Whether PostgreSQL answers.
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        sqlx::query("select 1").execute(&self.pool).await.map(drop)
+    }
+
     /// Writes that these are about to be replayed, all or none.
     pub async fn replays(&self, parked: &[Parked]) -> sqlx::Result<()> {
         sqlx::query(

@@ -63,6 +63,11 @@ impl Desk {
         Self { topology, parked, reader, audit: Audit::new(pool, actor) }
     }
 
+    /// Whether PostgreSQL answers.
+    pub async fn ping(&self) -> sqlx::Result<()> {
+        self.audit.ping().await
+    }
+
     /// Up to `limit` parked messages from the sequence `cursor` on.
     pub async fn list(
         &self,
@@ -94,6 +99,10 @@ impl Desk {
 
     /// A parked message; not the request for a replay, which is in the same stream.
     async fn get(&self, sequence: u64) -> Result<Option<Parked>, ReadError> {
+        if sequence == 0 {
+            // To NATS this is any message.
+            return Ok(None);
+        }
         let parked = self.reader.get(sequence).await?;
         Ok(parked.filter(|parked| self.topology.replay_place(&parked.place).is_some()))
     }

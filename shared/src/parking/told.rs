@@ -25,7 +25,7 @@ impl Filter {
     pub fn new(worker: Option<&str>, subject: Option<&str>) -> Result<Self, String> {
         let token = |text: &str| {
             let fits = |c: char| !c.is_whitespace() && !c.is_control() && !".*>".contains(c);
-            (!text.is_empty() && text.len() <= 200 && text.chars().all(fits))
+            ((1..=200).contains(&text.chars().count()) && text.chars().all(fits))
                 .then(|| text.to_owned())
         };
         let worker = match worker {
@@ -152,6 +152,7 @@ pub struct Outcome {
     pub sequence: u64,
     /// Worker and original subject and sequence; empty if it was gone.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = MaybeWhat)]
     pub what: Option<What>,
     /// What became of it.
     #[serde(flatten)]
@@ -159,7 +160,7 @@ pub struct Outcome {
 }
 
 /// Which message it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct What {
     /// The worker.
@@ -168,6 +169,19 @@ pub struct What {
     pub subject: String,
     /// The original's sequence.
     pub original_sequence: u64,
+}
+
+/// The same, where it may be gone.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct MaybeWhat {
+    #[schema(nullable = false)]
+    worker: Option<String>,
+    #[schema(nullable = false)]
+    subject: Option<String>,
+    #[schema(nullable = false)]
+    original_sequence: Option<u64>,
 }
 
 /// What became of it.
@@ -183,6 +197,7 @@ pub enum Done {
         /// How often it was tried by now.
         attempts: u64,
         /// Its sequence in PARKED now.
+        #[serde(rename = "parkedAs")]
         parked_as: u64,
     },
     /// It was asked for, and no worker has come to it yet. It will be replayed as soon as one does.

@@ -20,18 +20,28 @@ use crate::past::{Past, PastError};
 /// Parked messages of one order that are told at the most.
 const PARKED: usize = 100;
 
+/// Who is told a story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Operators, who are told which of them did what, and why.
+    Operators,
+    /// Anybody.
+    Public,
+}
+
 /// Finds stories.
 #[derive(Debug, Clone)]
 pub struct Finder {
     past: Past,
     parked: Log,
+    audience: Audience,
 }
 
 impl Finder {
     /// A finder that reads streams through `client` and, if it is given, PostgreSQL.
-    pub fn new(client: &Client, past: Past) -> Self {
+    pub fn new(client: &Client, past: Past, audience: Audience) -> Self {
         let parked = Log::new(client.clone(), past.topology().parked_stream());
-        Self { past, parked }
+        Self { past, parked, audience }
     }
 
     /// An order's story; nothing if it has no events.
@@ -52,7 +62,7 @@ impl Finder {
                 missing.push("refused commands, the gateway's book and what the order holds: no PostgreSQL is configured".to_owned());
                 None
             }
-            Some(pool) => match from_database(pool, id, &history).await {
+            Some(pool) => match from_database(pool, id, &history, self.audience).await {
                 Ok((moments, holds)) => {
                     timeline.extend(moments);
                     holds
@@ -126,11 +136,12 @@ async fn from_database(
     pool: &PgPool,
     id: OrderId,
     history: &[Event],
+    audience: Audience,
 ) -> sqlx::Result<(Vec<Moment>, Option<Holds>)> {
     let (commands, charges, dealt, holds) = tokio::try_join!(
         commands(pool, id, history),
         gateway(pool, id),
-        operators(pool, id),
+        operators(pool, id, audience),
         holds(pool, id),
     )?;
     Ok(([commands, charges, dealt].concat(), holds))
@@ -203,7 +214,7 @@ async fn gateway(pool: &PgPool, id: OrderId) -> sqlx::Result<Vec<Moment>> {
 }
 
 /// What operators did to parked messages of the order.
-async fn operators(pool: &PgPool, id: OrderId) -> sqlx::Result<Vec<Moment>> {
+async fn operators(pool: &PgPool, id: OrderId, audience: Audience) -> sqlx::Result<Vec<Moment>> {
     let rows = sqlx::query(
         "select at, actor, action, why, worker, subject, reason, attempts from journal.audit
          where subject like $1",
@@ -219,9 +230,13 @@ async fn operators(pool: &PgPool, id: OrderId) -> sqlx::Result<Vec<Moment>> {
             let why: Option<String> = row.try_get("why")?;
             let kind = subject.rsplit('.').next().unwrap_or("");
             let why = why.map_or_else(String::new, |why| format!(", because: {why}"));
+            let by = match audience {
+                Audience::Operators => format!("by {}{why}; ", actor?),
+                Audience::Public => String::new(),
+            };
             let detail = format!(
-                "by {}{why}; {} had parked {kind} after {attempts} deliveries: {}",
-                actor?, worker?, reason?
+                "{by}{} had parked {kind} after {attempts} deliveries: {}",
+                worker?, reason?
             );
             let action: String = row.try_get("action")?;
             Ok(Moment::new(row.try_get("at")?, Kind::Parked, &action, detail))

@@ -7,18 +7,19 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use millrace_shared::money::{Currency, Money};
+use millrace_shared::money::{Currency, Money, codes};
 use millrace_shared::views::{By, Sales};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::{BucketsQuery, answer, buckets};
+use super::{BucketsQuery, TooMuch, answer, buckets};
 use crate::App;
 use crate::error::Problem;
 use crate::request::parameters;
 
 /// Whole buckets, and what was in each.
-#[derive(Debug, Serialize)]
-struct Report<T> {
+#[derive(Debug, Serialize, ToSchema)]
+struct Bucketed<T> {
     by: By,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
@@ -26,7 +27,7 @@ struct Report<T> {
     total: T,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Bucket<T> {
     from: DateTime<Utc>,
     #[serde(flatten)]
@@ -34,13 +35,15 @@ struct Bucket<T> {
 }
 
 /// Sales in each currency.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Currencies {
     currencies: Vec<InCurrency>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = SalesInCurrency)]
 struct InCurrency {
+    #[schema(schema_with = codes)]
     currency: Currency,
     orders: i64,
     units: i64,
@@ -72,7 +75,11 @@ impl Currencies {
     }
 }
 
-/// `GET /v1/reports/sales`
+/// What was paid and refunded in each bucket of time, in each currency.
+#[utoipa::path(
+    get, path = "/v1/reports/sales", tag = "operators", params(BucketsQuery),
+    responses((status = OK, description = "The report", body = Bucketed<Currencies>), TooMuch)
+)]
 pub async fn sales(
     State(app): State<Arc<App>>,
     query: Result<Query<BucketsQuery>, QueryRejection>,
@@ -87,11 +94,11 @@ pub async fn sales(
     let buckets = range.starts().map(|from| Bucket { from, content: of_bucket(from) });
     let total = Currencies::of(&currencies, |it| sum(sales.iter().filter(|(key, _)| key.1 == it)));
     let (by, from, to) = (range.by, range.from, range.to);
-    Ok(answer(Report { by, from, to, buckets: buckets.collect(), total }))
+    Ok(answer(Bucketed { by, from, to, buckets: buckets.collect(), total }))
 }
 
 /// How payments went.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Payments {
     paid: i64,
@@ -110,7 +117,7 @@ impl Payments {
 }
 
 /// All payments, and those by card among them: one on account is never declined.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct AllPayments {
     #[serde(flatten)]
     all: Payments,
@@ -126,7 +133,11 @@ impl From<Sales> for AllPayments {
     }
 }
 
-/// `GET /v1/reports/payments`
+/// How payments went in each bucket of time.
+#[utoipa::path(
+    get, path = "/v1/reports/payments", tag = "operators", params(BucketsQuery),
+    responses((status = OK, description = "The report", body = Bucketed<AllPayments>), TooMuch)
+)]
 pub async fn payments(
     State(app): State<Arc<App>>,
     query: Result<Query<BucketsQuery>, QueryRejection>,
@@ -144,7 +155,7 @@ pub async fn payments(
         content: AllPayments::from(by_bucket.get(&from).copied().unwrap_or_default()),
     });
     let (by, from, to) = (range.by, range.from, range.to);
-    Ok(answer(Report { by, from, to, buckets: buckets.collect(), total }))
+    Ok(answer(Bucketed { by, from, to, buckets: buckets.collect(), total }))
 }
 
 fn sum<'a>(sales: impl Iterator<Item = (&'a (DateTime<Utc>, Currency), &'a Sales)>) -> Sales {

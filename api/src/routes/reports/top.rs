@@ -9,28 +9,36 @@ use axum::response::Response;
 use chrono::{DateTime, Utc};
 use futures_util::future::try_join_all;
 use millrace_shared::message::Subject;
-use millrace_shared::money::{Currency, Money};
+use millrace_shared::money::{Currency, Money, codes};
 use millrace_shared::views::Sold;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{answer, hours};
+use super::{TooMuch, answer, hours};
 use crate::App;
 use crate::error::Problem;
 use crate::reading::limit;
 use crate::request::parameters;
 
 /// Which of the best are asked for.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct TopQuery {
+    /// Widened to a whole hour. 24 hours before the end if it is not said.
     from: Option<DateTime<Utc>>,
+    /// Widened likewise, and not in the range; now if it is not said.
     to: Option<DateTime<Utc>>,
+    /// The items of each currency, at the most.
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<usize>,
+    /// What the best have most of; `amount` if it is not said.
+    #[param(inline)]
     by: Option<Rank>,
 }
 
 /// What the best have most of.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Rank {
     #[default]
@@ -39,7 +47,7 @@ enum Rank {
 }
 
 /// The best in each currency: amounts of two currencies cannot be compared.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Top<T> {
     by: Rank,
     from: DateTime<Utc>,
@@ -47,24 +55,27 @@ struct Top<T> {
     currencies: Vec<TopIn<T>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TopIn<T> {
+    #[schema(schema_with = codes)]
     currency: Currency,
     items: Vec<T>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TopProduct {
     product_id: String,
     /// As the catalogue has it now; what an order was billed as stands in the order.
+    #[schema(required)]
     name: Option<String>,
+    #[schema(required)]
     brand: Option<String>,
     units: i64,
     amount: Money,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TopBrand {
     brand: String,
     units: i64,
@@ -78,7 +89,11 @@ struct Named {
     brand: Option<String>,
 }
 
-/// `GET /v1/reports/top-products`
+/// The products that were paid for most.
+#[utoipa::path(
+    get, path = "/v1/reports/top-products", tag = "operators", params(TopQuery),
+    responses((status = OK, description = "The report", body = Top<TopProduct>), TooMuch)
+)]
 pub async fn top_products(
     State(app): State<Arc<App>>,
     query: Result<Query<TopQuery>, QueryRejection>,
@@ -97,7 +112,11 @@ pub async fn top_products(
     })))
 }
 
-/// `GET /v1/reports/top-brands`
+/// The brands that were paid for most.
+#[utoipa::path(
+    get, path = "/v1/reports/top-brands", tag = "operators", params(TopQuery),
+    responses((status = OK, description = "The report", body = Top<TopBrand>), TooMuch)
+)]
 pub async fn top_brands(
     State(app): State<Arc<App>>,
     query: Result<Query<TopQuery>, QueryRejection>,

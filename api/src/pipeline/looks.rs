@@ -1,0 +1,176 @@
+//! One look at the servers: what lies in the streams, how far each consumer is, who answers. A look
+//! never fails: what cannot be seen is absent in it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use chrono::{DateTime, Utc};
+use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
+use millrace_shared::log::timestamp;
+use millrace_shared::message::now;
+use tokio::time::timeout;
+
+use crate::App;
+
+/// How long a server may take to answer; then it counts as down.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Look {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The streams: commands, events, parked; those that could be read.
+    pub streams: Vec<StreamLook>,
+    /// The workers' consumers.
+    pub consumers: Vec<ConsumerLook>,
+    /// How long each server took to answer; absent if it did not. NATS, PostgreSQL, Redis.
+    pub answered: [Option<Duration>; 3],
+}
+
+/// A stream as it is.
+#[derive(Debug)]
+pub struct StreamLook {
+    /// `commands`, `events` or `parked`.
+    pub name: &'static str,
+    /// Messages in it.
+    pub messages: u64,
+    /// Bytes of them on disk.
+    pub bytes: u64,
+    /// The sequence of the last one.
+    pub last: u64,
+}
+
+/// A worker's consumer as it is.
+#[derive(Debug, Clone)]
+pub struct ConsumerLook {
+    /// The worker.
+    pub name: String,
+    /// `commands` or `events`.
+    pub stream: &'static str,
+    /// Messages that no replica has had yet.
+    pub pending: u64,
+    /// Messages that replicas work on.
+    pub in_flight: u64,
+    /// Messages among them that have come before.
+    pub redelivered: u64,
+    /// Deliveries that are done with, without a gap.
+    pub done: u64,
+    /// When its stream took the oldest message that is not done with.
+    pub oldest: Option<DateTime<Utc>>,
+}
+
+/// Looks, and what they need from one to the next.
+#[derive(Debug, Default)]
+pub struct Looks {
+    /// The oldest message of each worker when it was last read: it is read again only when it is done.
+    oldest: HashMap<String, (u64, DateTime<Utc>)>,
+}
+
+impl Looks {
+    /// Looks once.
+    pub async fn look(&mut self, app: &App) -> Look {
+        let at = now();
+        let nats = async {
+            let start = Instant::now();
+            let names = [
+                ("commands", app.topology.commands_stream()),
+                ("events", app.topology.events_stream()),
+                ("parked", app.topology.parked_stream()),
+            ];
+            let found = join_all(names.map(|(name, full)| async move {
+                let stream = app.commands.other(&full).await.ok()?;
+                let info = stream.get_info().await.ok()?;
+                let seen = StreamLook {
+                    name,
+                    messages: info.state.messages,
+                    bytes: info.state.bytes,
+                    last: info.state.last_sequence,
+                };
+                Some((stream, seen))
+            }));
+            let found: Vec<_> = found.await.into_iter().flatten().collect();
+            (found, start.elapsed())
+        };
+        let postgres = answers(async { app.desk.as_ref()?.ping().await.ok() });
+        let redis = answers(async { app.views.ping().await.ok() });
+        let nats = async { timeout(PATIENCE, nats).await.unwrap_or_default() };
+        let ((found, time), postgres, redis) = tokio::join!(nats, postgres, redis);
+        let mut look = Look {
+            at,
+            streams: Vec::new(),
+            consumers: Vec::new(),
+            answered: [(!found.is_empty()).then_some(time), postgres, redis],
+        };
+        for (stream, seen) in found {
+            if seen.name != "parked" {
+                let consumers = timeout(PATIENCE, self.consumers(seen.name, &stream)).await;
+                look.consumers.extend(consumers.unwrap_or_default());
+            }
+            look.streams.push(seen);
+        }
+        look
+    }
+
+    async fn consumers(&mut self, name: &'static str, stream: &Stream<()>) -> Vec<ConsumerLook> {
+        let all: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap_or_default();
+        let mut looks = Vec::new();
+        // Readers of the log come and go; only workers count.
+        for info in all.into_iter().filter(|info| info.config.durable_name.is_some()) {
+            let waiting = info.num_pending > 0 || info.num_ack_pending > 0;
+            let oldest = if waiting { self.oldest(stream, &info).await } else { None };
+            looks.push(ConsumerLook {
+                stream: name,
+                pending: info.num_pending,
+                in_flight: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
+                redelivered: u64::try_from(info.num_redelivered).unwrap_or(u64::MAX),
+                done: info.ack_floor.consumer_sequence,
+                oldest,
+                name: info.name,
+            });
+        }
+        looks
+    }
+
+    /// When the first message behind what is done was taken.
+    async fn oldest(
+        &mut self,
+        stream: &Stream<()>,
+        info: &consumer::Info,
+    ) -> Option<DateTime<Utc>> {
+        let from = info.ack_floor.stream_sequence + 1;
+        if let Some((sequence, at)) = self.oldest.get(&info.name)
+            && *sequence >= from
+        {
+            return Some(*at);
+        }
+        let one = std::slice::from_ref(&info.config.filter_subject);
+        let subjects = match info.config.filter_subjects.as_slice() {
+            [] => one,
+            several => several,
+        };
+        let mut first: Option<(u64, DateTime<Utc>)> = None;
+        for subject in subjects {
+            let message = match stream.get_first_raw_message_by_subject(subject, from).await {
+                Ok(message) => message,
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => continue,
+                Err(_) => return None,
+            };
+            let found = (message.sequence, timestamp(message.time.unix_timestamp_nanos()));
+            first = Some(first.map_or(found, |first| first.min(found)));
+        }
+        let first = first?;
+        self.oldest.insert(info.name.clone(), first);
+        Some(first.1)
+    }
+}
+
+/// How long something took, if it went well in time.
+async fn answers<T>(work: impl Future<Output = Option<T>>) -> Option<Duration> {
+    let start = Instant::now();
+    timeout(PATIENCE, work).await.ok().flatten().map(|_| start.elapsed())
+}
