@@ -46,8 +46,10 @@ impl Views {
     /// Writes rows into one generation. Others may write into it at the same time.
     pub async fn fill(&self, generation: u64, rows: &[Row]) -> Result<(), ViewError> {
         let batch = Batch::read(rows.iter().map(|row| (&row.event, row.newest)))?;
-        let documents = self.write_documents(&batch, generation);
-        tokio::try_join!(documents, self.count(generation, &batch.orders, true)).map(|_| ())
+        self.write_documents(&batch, generation).await?;
+        let shelved = self.shelve(generation, &batch.orders);
+        tokio::try_join!(shelved, self.count(generation, &batch.orders, true))?;
+        self.unshelve(generation, &batch.orders).await
     }
 
     /// Which keys of a generation do not hold what these rows say; a newer document is right, too.

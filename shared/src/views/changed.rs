@@ -90,7 +90,7 @@ impl Views {
             keys: vec![self.changed_key(generation, order.customer_id.as_str())],
             words: vec![order.order_id.to_string().into(), order.version.to_string().into()],
         };
-        self.each(&self.scripts.note, orders.iter().map(note)).await
+        self.each::<()>(&self.scripts.note, orders.iter().map(note)).await.map(|_| ())
     }
 
     /// A customer, and changes of its orders. The document of an order is left out where the caller

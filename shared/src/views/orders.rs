@@ -17,7 +17,7 @@ use futures_util::future::try_join_all;
 use serde::Deserialize;
 
 pub use place::Place;
-pub(super) use shelve::{FIND, SHELVE};
+pub(super) use shelve::{FIND, NEWER, SHELVE};
 
 use super::{ViewError, Views};
 use crate::ids::CustomerId;
@@ -37,7 +37,7 @@ return found";
 const DAYS: usize = 32;
 
 /// A list of orders.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum OrderList {
     /// Those of a customer.
     Of(CustomerId),

@@ -31,13 +31,14 @@ use futures_util::future::try_join_all;
 
 use super::batch::{Seen, Shown};
 use super::{ViewError, Views};
-use tally::Sums;
+use tally::{Sheet, Sums};
 
 /// Adds sums, and notes up to which version their orders are counted by that; nothing, if one of
 /// the orders is not counted up to where the caller thought: then it returns how far each is.
 ///
-/// All amounts are added by HINCRBY, in 64-bit integers: Lua would calculate in floating point. A
-/// field that is damaged stays so until `millrace rebuild`; it must not hold up the others.
+/// Money is added by HINCRBY, in 64-bit integers: Lua calculates in floating point. Counts of pieces
+/// and of orders, which are many fields, are exact there too (up to 2^53), and are written together.
+/// A field that is damaged stays so until `millrace rebuild`; it must not hold up the others.
 pub(super) const COUNT: &str = "
 local n = tonumber(ARGV[1])
 local ids = {unpack(ARGV, 2, n + 1)}
@@ -51,13 +52,32 @@ for i = 1, n do
   versions[2 * i] = ARGV[2 * n + 1 + i]
 end
 redis.call('HSET', KEYS[1], unpack(versions))
-for at = 3 * n + 2, #ARGV, 3 do
+local at = 3 * n + 3
+local rest = at + 3 * tonumber(ARGV[at - 1])
+for at = at, rest - 1, 3 do
   redis.pcall('HINCRBY', KEYS[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2])
+end
+while rest < #ARGV do
+  local key, count = KEYS[tonumber(ARGV[rest])], tonumber(ARGV[rest + 1])
+  local fields = {unpack(ARGV, rest + 2, rest + 1 + count)}
+  local sums = redis.pcall('HMGET', key, unpack(fields))
+  local words = {}
+  for i = 1, count do
+    local sum = not sums.err and tonumber(sums[i] or '0')
+    if sum then
+      words[#words + 1] = fields[i]
+      words[#words + 1] = string.format('%.0f', sum + tonumber(ARGV[rest + 1 + count + i]))
+    end
+  end
+  if #words > 0 then redis.call('HSET', key, unpack(words)) end
+  rest = rest + 2 + 2 * count
 end
 return {}";
 
 /// Hash slots that the orders are spread over. Changing it needs a rebuild.
 const SLOTS: u8 = 4;
+/// Fields of a sheet that are written together: so many words fit on Lua's stack.
+const FIELDS: usize = 1_000;
 /// Orders that one script counts at a time: so many words still fit on Lua's stack.
 const AT_A_TIME: usize = 500;
 
@@ -158,12 +178,25 @@ fn script_input(prefix: &str, orders: &[Uncounted<'_>]) -> (Vec<String>, Vec<Val
     words.extend(orders.iter().map(|it| Value::from(it.counted.to_string())));
     words.extend(orders.iter().map(|it| Value::from(it.order.version.to_string())));
     let mut keys = vec![format!("{prefix}orders")];
+    let (mut money, mut counts) = (Vec::new(), Vec::new());
     for (sheet, fields) in sums.sheets {
         keys.push(format!("{prefix}{sheet}"));
-        let index = i64::try_from(keys.len()).unwrap_or(i64::MAX);
-        for (field, sum) in fields {
-            words.extend([Value::from(index), Value::from(field), Value::from(sum)]);
+        let key = Value::from(keys.len().to_string());
+        if matches!(sheet, Sheet::Lines(_) | Sheet::Times(_)) {
+            let fields: Vec<(String, i64)> = fields.into_iter().collect();
+            for fields in fields.chunks(FIELDS) {
+                counts.extend([key.clone(), Value::from(fields.len().to_string())]);
+                counts.extend(fields.iter().map(|(field, _)| Value::from(field.clone())));
+                counts.extend(fields.iter().map(|(_, sum)| Value::from(*sum)));
+            }
+        } else {
+            money.extend(
+                fields.into_iter().map(|(field, sum)| [key.clone(), field.into(), sum.into()]),
+            );
         }
     }
+    words.push(Value::from(money.len().to_string()));
+    words.extend(money.into_iter().flatten());
+    words.extend(counts);
     (keys, words)
 }

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use fred::interfaces::{ClientLike as _, LuaInterface as _};
-use fred::types::Value;
 use fred::types::scripts::Script;
+use fred::types::{FromValue, Value};
 use fred::util::redis_keyslot;
 use futures_util::future::try_join_all;
 
 use super::changed::NOTE;
-use super::orders::{BROWSE, FIND, SHELVE};
+use super::orders::{BROWSE, FIND, NEWER, SHELVE};
 use super::reports::COUNT;
 use super::write::MARK;
 use super::{ViewError, Views};
@@ -32,7 +32,7 @@ const TELL: &str = "
 for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i]) end
 return 1";
 
-const ALL: [&str; 8] = [PUT, TELL, MARK, COUNT, SHELVE, BROWSE, FIND, NOTE];
+const ALL: [&str; 9] = [PUT, TELL, MARK, COUNT, SHELVE, NEWER, BROWSE, FIND, NOTE];
 
 /// Items that one call writes: it holds up everybody else for about a millisecond.
 const AT_A_TIME: usize = 100;
@@ -46,6 +46,15 @@ pub(super) struct Item {
     pub words: Vec<Value>,
 }
 
+impl Item {
+    /// Adds what is to be done to a key: a command, and its words.
+    pub fn push(&mut self, command: &'static str, words: Vec<String>) {
+        let count = i64::try_from(words.len()).unwrap_or(i64::MAX);
+        self.words.extend([command.into(), count.into()]);
+        self.words.extend(words.into_iter().map(Value::from));
+    }
+}
+
 /// All of them, by their hashes.
 #[derive(Debug, Clone)]
 pub(super) struct Scripts {
@@ -54,6 +63,7 @@ pub(super) struct Scripts {
     pub mark: Script,
     pub count: Script,
     pub shelve: Script,
+    pub newer: Script,
     pub browse: Script,
     pub find: Script,
     pub note: Script,
@@ -67,6 +77,7 @@ impl Scripts {
             mark: Script::from_lua(MARK),
             count: Script::from_lua(COUNT),
             shelve: Script::from_lua(SHELVE),
+            newer: Script::from_lua(NEWER),
             browse: Script::from_lua(BROWSE),
             find: Script::from_lua(FIND),
             note: Script::from_lua(NOTE),
@@ -90,25 +101,30 @@ impl Views {
         }
     }
 
-    /// Runs a script on items, many at a time.
-    pub(super) async fn each(
+    /// Runs a script on items, many at a time; returns its answers with the items that they are about.
+    pub(super) async fn each<R: FromValue>(
         &self,
         script: &Script,
         items: impl Iterator<Item = Item>,
-    ) -> Result<(), ViewError> {
+    ) -> Result<Vec<(Vec<Item>, R)>, ViewError> {
         let clustered = self.redis.is_clustered();
-        let mut slots: BTreeMap<u16, Vec<Item>> = BTreeMap::new();
+        let mut slots: BTreeMap<u16, Vec<Vec<Item>>> = BTreeMap::new();
         for item in items {
             let slot = |key: &String| if clustered { redis_keyslot(key.as_bytes()) } else { 0 };
-            slots.entry(item.keys.first().map_or(0, slot)).or_default().push(item);
+            let parts = slots.entry(item.keys.first().map_or(0, slot)).or_default();
+            match parts.last_mut().filter(|part| part.len() < AT_A_TIME) {
+                Some(part) => part.push(item),
+                None => parts.push(vec![item]),
+            }
         }
-        let call = async |part: &[Item]| {
+        let parts: Vec<Vec<Item>> = slots.into_values().flatten().collect();
+        let call = async |part: &Vec<Item>| {
             let keys: Vec<String> = part.iter().flat_map(|item| item.keys.clone()).collect();
             let words: Vec<Value> = part.iter().flat_map(|item| item.words.clone()).collect();
-            Ok(self.redis.evalsha::<(), _, _, _>(script.sha1().clone(), keys, words).await?)
+            Ok(self.redis.evalsha(script.sha1().clone(), keys, words).await?)
         };
-        let parts = || slots.values().flat_map(|items| items.chunks(AT_A_TIME));
-        Box::pin(self.with_scripts(|| try_join_all(parts().map(call)))).await.map(|_| ())
+        let answers = Box::pin(self.with_scripts(|| try_join_all(parts.iter().map(call)))).await?;
+        Ok(parts.into_iter().zip(answers).collect())
     }
 
     async fn load(&self, script: &'static str) -> Result<(), ViewError> {

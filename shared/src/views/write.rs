@@ -30,7 +30,7 @@ pub struct Mark {
 }
 
 impl Views {
-    /// Writes the views of a batch of events, in two round trips, then tells the changes. Events may
+    /// Writes the views of a batch of events, in a few round trips, then tells the changes. Events may
     /// come twice and in any order: a view never goes back to an older version.
     ///
     /// Where there are no views at all nothing is written: who makes them reads all that is in the
@@ -56,10 +56,12 @@ impl Views {
     }
 
     async fn write(&self, batch: &Batch<'_>, generation: u64) -> Result<(), ViewError> {
-        let documents = self.write_documents(batch, generation);
-        tokio::try_join!(documents, self.count(generation, &batch.orders, false))?;
+        self.write_documents(batch, generation).await?;
+        let shelved = self.shelve(generation, &batch.orders);
+        tokio::try_join!(shelved, self.count(generation, &batch.orders, false))?;
         // Only now: what is told to have changed can be read.
-        self.note_changes(&batch.orders, generation).await
+        let noted = self.note_changes(&batch.orders, generation);
+        tokio::try_join!(noted, self.unshelve(generation, &batch.orders)).map(|_| ())
     }
 
     pub(super) async fn write_documents(
@@ -86,9 +88,8 @@ impl Views {
             Ok(self.redis.zadd::<(), _, _>(key, None, None, false, false, products).await?)
         };
         tokio::try_join!(
-            self.each(&self.scripts.put, documents),
-            self.each(&self.scripts.tell, outcomes.into_iter()),
-            self.shelve(generation, &batch.orders),
+            self.each::<()>(&self.scripts.put, documents),
+            self.each::<()>(&self.scripts.tell, outcomes.into_iter()),
             listed,
         )
         .map(|_| ())
@@ -125,7 +126,7 @@ impl Views {
                 items.push(Item { keys: vec![key], words: vec![format!("0 {document}").into()] });
             }
         }
-        self.each(&self.scripts.mark, items.into_iter()).await
+        self.each::<()>(&self.scripts.mark, items.into_iter()).await.map(|_| ())
     }
 }
 

@@ -1,34 +1,36 @@
 //! Putting orders where they belong in their lists.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use fred::interfaces::{LuaInterface as _, SortedSetsInterface as _};
-use fred::types::Value;
+use futures_util::future::try_join_all;
 
 use super::{OrderList, Place};
+use crate::message::Subject;
 use crate::order::OrderStatus;
 use crate::views::batch::{Seen, Shown};
 use crate::views::scripts::Item;
 use crate::views::{ViewError, Views};
 
-/// Puts orders (place, and how many of its sets it has left behind, after each other) where they
-/// belong. Each has as many keys: the first is the set that it belongs in; it is taken out of the
-/// next ones, which it has left, unless it is in one of the others: then a newer event has put it
-/// there. This needs no version, since no order has a status again that it has left.
+/// Moves orders between the sets of lists. For each key: `ZADD` or `ZREM`, how many words follow, and
+/// these.
 pub(in crate::views) const SHELVE: &str = "
-local sets = #KEYS / (#ARGV / 2)
-for i = 1, #ARGV / 2 do
-  local place, left, first = ARGV[2 * i - 1], tonumber(ARGV[2 * i]), (i - 1) * sets + 1
-  local later = false
-  for at = first + left + 1, first + sets - 1 do
-    later = later or redis.call('ZSCORE', KEYS[at], place)
-  end
-  if not later then
-    for at = first + 1, first + left do redis.call('ZREM', KEYS[at], place) end
-    redis.call('ZADD', KEYS[first], 0, place)
-  end
+local at = 1
+for _, key in ipairs(KEYS) do
+  local last = at + 1 + tonumber(ARGV[at + 1])
+  redis.call(ARGV[at], key, unpack(ARGV, at + 2, last))
+  at = last + 1
 end
-return 1";
+return {}";
+
+/// Which of the documents (the places of their keys) are newer than these versions.
+pub(in crate::views) const NEWER: &str = "
+local newer = {}
+for i, key in ipairs(KEYS) do
+  local version = string.match(redis.call('GETRANGE', key, 0, 19), '^%d+')
+  if version and tonumber(version) > tonumber(ARGV[i]) then newer[#newer + 1] = i end
+end
+return newer";
 
 /// In which of the sets an order is.
 pub(in crate::views) const FIND: &str = "
@@ -54,29 +56,48 @@ impl Shown {
     fn has_left(&self, status: OrderStatus) -> bool {
         status != self.status && self.timeline.iter().any(|step| step.status == status)
     }
+}
 
-    /// All statuses: the order's own, then those that it has left, so many, then all others.
-    fn statuses(&self) -> (usize, Vec<OrderStatus>) {
-        let others = OrderStatus::ALL.into_iter().filter(|it| *it != self.status);
-        let (left, others): (Vec<_>, Vec<_>) = others.partition(|it| self.has_left(*it));
-        (left.len(), [vec![self.status], left, others].concat())
-    }
+/// What is done to one list: places that come into a set, and that leave it.
+#[derive(Default)]
+struct Moves {
+    come: BTreeMap<OrderStatus, Vec<String>>,
+    leave: BTreeMap<OrderStatus, Vec<String>>,
 }
 
 impl Views {
-    /// Puts orders where they belong in their customers' lists and in those of their days.
+    /// Puts orders where they belong in their customers' lists and in those of their days, and takes
+    /// them out of what they have left. Their documents are written before.
+    ///
+    /// Another writer may be on the way with a newer event of the same order; then
+    /// [`Views::unshelve`] must come after this.
     pub(in crate::views) async fn shelve(
         &self,
         generation: u64,
         orders: &[Seen],
     ) -> Result<(), ViewError> {
-        let moves = orders.iter().flat_map(|Seen { order, .. }| {
-            let (left, statuses) = order.statuses();
-            let words = [order.place().to_string(), left.to_string()].map(Value::from).to_vec();
-            order.lists().map(|list| {
-                let set = |status: &OrderStatus| self.order_set(generation, &list, *status);
-                Item { keys: statuses.iter().map(set).collect(), words: words.clone() }
-            })
+        let mut lists: HashMap<OrderList, Moves> = HashMap::new();
+        for Seen { order, .. } in orders {
+            for list in order.lists() {
+                let moves = lists.entry(list).or_default();
+                moves.come.entry(order.status).or_default().push(order.place().to_string());
+                for status in OrderStatus::ALL.into_iter().filter(|it| order.has_left(*it)) {
+                    moves.leave.entry(status).or_default().push(order.place().to_string());
+                }
+            }
+        }
+        let moves = lists.into_iter().map(|(list, moves)| {
+            let mut item = Item { keys: Vec::new(), words: Vec::new() };
+            for (status, places) in moves.come {
+                item.keys.push(self.order_set(generation, &list, status));
+                let scored = places.into_iter().flat_map(|place| ["0".to_owned(), place]);
+                item.push("ZADD", scored.collect());
+            }
+            for (status, places) in moves.leave {
+                item.keys.push(self.order_set(generation, &list, status));
+                item.push("ZREM", places);
+            }
+            item
         });
         let days: BTreeSet<String> = orders.iter().map(|seen| seen.order.day()).collect();
         let days: Vec<(f64, String)> = days.into_iter().map(|day| (0.0, day)).collect();
@@ -87,7 +108,38 @@ impl Views {
             let key = self.order_days_key(generation);
             Ok(self.redis.zadd::<(), _, _>(key, None, None, false, false, days).await?)
         };
-        tokio::try_join!(self.each(&self.scripts.shelve, moves), known).map(|_| ())
+        tokio::try_join!(self.each::<()>(&self.scripts.shelve, moves), known).map(|_| ())
+    }
+
+    /// Takes orders out of the sets in which [`Views::shelve`] has just put them, if their documents
+    /// have become newer since.
+    ///
+    /// Whoever writes a newer document takes the order out of what it has left *after* that. So it is
+    /// either seen here, or its writer is still to come. No order has a status again that it has left:
+    /// nothing that is in its right place is taken away.
+    pub(in crate::views) async fn unshelve(
+        &self,
+        generation: u64,
+        orders: &[Seen],
+    ) -> Result<(), ViewError> {
+        let key = |order: &Shown| self.key(generation, Subject::Order, &order.order_id.to_string());
+        let documents = orders.iter().map(|Seen { order, .. }| Item {
+            keys: vec![key(order)],
+            words: vec![order.version.to_string().into()],
+        });
+        let mut overtaken: HashSet<String> = HashSet::new();
+        for (items, newer) in self.each::<Vec<usize>>(&self.scripts.newer, documents).await? {
+            overtaken.extend(newer.into_iter().flat_map(|at| items[at - 1].keys.clone()));
+        }
+        let late = orders.iter().map(|seen| &seen.order);
+        let late: Vec<&Shown> = late.filter(|order| overtaken.contains(&key(order))).collect();
+        let removed = late.into_iter().flat_map(|order| {
+            order.lists().map(|list| {
+                let set = self.order_set(generation, &list, order.status);
+                self.redis.zrem::<(), _, _>(set, order.place().to_string())
+            })
+        });
+        Ok(try_join_all(removed).await.map(|_| ())?)
     }
 
     /// Which list does not have an order in its place, or in a later one.
