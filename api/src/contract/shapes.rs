@@ -163,6 +163,14 @@ pub struct ServerSentEvent {
     data: String,
 }
 
+/// One event of the pipeline's stream. There is nothing to go on from: the newest is all that counts.
+#[derive(ToSchema)]
+pub struct SampleEvent {
+    /// The pipeline as `now` has it in `GET /v1/ops/pipeline`, on one line.
+    #[schema(content_media_type = "application/json")]
+    data: String,
+}
+
 /// A page of an order's events.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]

@@ -16,7 +16,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
-use crate::contract::{Discarded, ParkedPage, ServerSentEvent, WaitHeaders};
+use crate::contract::{Discarded, ParkedPage, SampleEvent, WaitHeaders};
 use crate::error::{Body, Problem};
 use crate::pipeline::{Pipeline, Samples};
 use crate::reading::limit;
@@ -119,7 +119,7 @@ pub async fn pipeline(State(app): State<Arc<App>>) -> Json<Pipeline> {
 /// The pipeline as it changes, as Server-Sent Events: a whole sample every two seconds.
 #[utoipa::path(
     get, path = "/v1/ops/pipeline/stream", tag = "operators",
-    responses((status = OK, description = "Samples, until the client goes", body = ServerSentEvent, content_type = "text/event-stream"))
+    responses((status = OK, description = "Samples, until the client goes", body = SampleEvent, content_type = "text/event-stream"))
 )]
 pub async fn pipeline_stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let slot = app.live.slot()?;
