@@ -65,7 +65,6 @@ async fn a_short_benchmark_has_every_figure_and_its_totals_agree() {
         "/rss/load/postgres",
         "/rss/generator",
         "/bytesPerOrder/nats",
-        "/bytesPerOrder/natsDisk",
         "/bytesPerOrder/postgres",
         "/bytesPerOrder/redis",
         "/latency/0/accepted/p50Ms",

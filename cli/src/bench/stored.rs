@@ -86,7 +86,10 @@ impl Stored {
     pub fn and(self, other: Self) -> Self {
         Self {
             nats: self.nats + other.nats,
-            nats_disk: self.nats_disk.zip(other.nats_disk).map(|(one, two)| one + two),
+            nats_disk: match (self.nats_disk, other.nats_disk) {
+                (Some(one), Some(two)) => Some(one + two),
+                (one, two) => one.or(two),
+            },
             postgres: self.postgres + other.postgres,
             postgres_wal: self.postgres_wal + other.postgres_wal,
             redis: self.redis + other.redis,
