@@ -41,7 +41,7 @@ async function begin() {
     const [customers, products] = await Promise.all([
       get("/v1/trial/customers"), get("/v1/products?active=true&inStock=true&limit=100")]);
     const shop = { customers: customers.items, products: products.items };
-    if (!shop.customers.length || !shop.products.length) throw new Error("There are no customers, or nothing is on stock.");
+    if (!shop.customers.length || !shop.products.length) throw new Error("There are no customers, or nothing is in stock.");
     let under = 0;
     const end = performance.now() + seconds * 1000;
     let due = performance.now();

@@ -119,7 +119,7 @@ const clear = () => ask({ category: [], brand: [], currency: "", minPrice: "", m
 
 function stock({ available }) {
   if (available <= 0) return html`<p class="stock bad">Sold out</p>`;
-  return available < 10 ? html`<p class="stock warn">Only ${available} left</p>` : html`<p class="stock muted">On stock</p>`;
+  return available < 10 ? html`<p class="stock warn">Only ${available} left</p>` : html`<p class="stock muted">In stock</p>`;
 }
 
 const card = (product) => html`

@@ -41,7 +41,7 @@ function details() {
         <p class="price large">${money(product.price)}</p>
         <p class=${gone ? "stock bad" : "stock muted"}>${gone
           ? product.active ? "Sold out" : "Not sold any more"
-          : `${number(available)} on stock`}</p>
+          : `${number(available)} in stock`}</p>
         <form class="buy" @submit=${buy}>
           <label>Pieces <input type="number" min="1" max=${Math.max(1, Math.min(available, 99))} .value=${String(quantity)} ?disabled=${gone}
             @input=${(event) => { quantity = Math.max(1, Number(event.target.value) || 1); }}></label>

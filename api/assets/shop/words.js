@@ -31,7 +31,7 @@ const REASONS = {
   unknown_customer: "the shop does not know this customer",
   unknown_product: "a product is not in the catalogue any more",
   product_inactive: "a product is not sold any more",
-  out_of_stock: "there is not enough on stock",
+  out_of_stock: "there is not enough in stock",
   insufficient_credit: "your credit limit would be exceeded",
   price_changed: "a price has changed since you put it into your cart",
   mixed_currencies: "the products have prices in different currencies",
