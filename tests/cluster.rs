@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use futures_util::future::join_all;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use millrace_cli::verify::{self, VerifyConfig};
 use millrace_workers::WorkerConfig;
 use rustix::process::Signal;
@@ -164,11 +164,12 @@ async fn everything_is_on_three_servers(nats: &async_nats::Client) {
         let placement = stream.cached_info().config.placement.clone().expect("a placement");
         assert_eq!(placement.cluster.as_deref(), Some("millrace"));
         assert_eq!(placement.tags, ["orders"]);
-        let consumers: Vec<_> = stream.consumers().collect().await;
-        let durable = consumers
-            .into_iter()
-            .map(|info| info.expect("a consumer"))
-            .filter(|info| info.config.durable_name.is_some());
+        // A busy server may take longer than the client waits.
+        let consumers = eventually("the consumers are told", async || {
+            stream.consumers().try_collect::<Vec<_>>().await.ok()
+        })
+        .await;
+        let durable = consumers.into_iter().filter(|info| info.config.durable_name.is_some());
         let followers =
             durable.map(|info| info.cluster.map_or(0, |cluster| cluster.replicas.len()));
         let followers: Vec<usize> = followers.collect();

@@ -179,15 +179,17 @@ async fn what_is_no_import_is_refused_and_what_is_too_large_is_cut_off() {
     let mut small = settings(&system.config);
     small.push(("MILLRACE_IMPORT_MAX_BYTES", "20000".to_owned()));
     let mut edge = Process::start(&["api", "--http", "127.0.0.1:0"], &small);
-    let url = format!("{}/v1/products:import", edge.http().await);
+    let http = edge.http().await;
+    let url = format!("{http}/v1/products:import");
     let (text, _) = csv(8, 1_000, 1_001);
     let client = reqwest::Client::new();
     let post = || client.post(&url).header("content-type", "text/csv");
-    let answer = eventually("the edge has read the catalogue", async || {
-        let answer = system.send(post().body(text.clone())).await;
-        (answer.status != 503).then_some(answer)
+    eventually("the edge has read the catalogue", async || {
+        let ready = system.send(client.get(format!("{http}/readyz"))).await;
+        (ready.body["status"] == "ok").then_some(())
     })
     .await;
+    let answer = system.send(post().body(text.clone())).await;
     assert_eq!(answer.status, 413, "{answer:?}");
     // One that does not say its length is cut off where it grows too large.
     let answer = chunked(&url, &text).await;

@@ -67,7 +67,10 @@ async fn list_and_show_tell_the_same_by_command_line_and_http() {
     }
     assert_eq!(seen, kept.iter().map(|message| message.sequence).collect::<Vec<_>>());
 
-    let of_garbage = kept.iter().find(|message| number(message) == garbage).expect("it is kept");
+    let commands = shop.system.topology.commands_stream();
+    let is_garbage =
+        |message: &&_| header(message, "Millrace-Stream") == commands && number(message) == garbage;
+    let of_garbage = kept.iter().find(is_garbage).expect("it is kept");
     let shown = shop.parked_json(&["show", &of_garbage.sequence.to_string()]).await;
     assert_eq!(shown["payloadBase64"], "/wBubyBKU09O");
     let first = kept[0].sequence;

@@ -228,6 +228,7 @@ async fn orders_on_account_are_paid_up_to_the_credit_limit() {
     let rows = ["paid - 11 23 85 1289.00 USD", "rejected insufficient_credit 1 2 40 560.00 USD"];
     let ended = Shop::new().replay(&system, &way).await;
     told(&ended, "4 products (4 new), 3 customers (3 new)", &rows, "12 orders: 12 new");
+    system.settle().await;
     let anna = system.get("/v1/customers/ANNA").await.body;
     assert_eq!(anna["creditUsed"]["amount"], 46_000, "{anna}");
     system.stop().await;

@@ -219,11 +219,15 @@ async fn what_up_prints_places_orders_and_the_next_start_has_them() {
     let by_nats = by_nats.as_str().expect("an order id").to_owned();
     up.order_is_paid(&by_nats).await;
 
-    let catalogue = eventually("the sample catalogue is there", async || {
-        let products = up.products().await;
-        (products.len() == millrace_cli::sample::PRODUCTS).then_some(products)
-    })
-    .await;
+    let catalogue =
+        eventually("the sample catalogue is there, and both orders hold stock", async || {
+            let products = up.products().await;
+            let reserved =
+                products.iter().filter_map(|product| product["stock"]["reserved"].as_i64());
+            let told = reserved.sum::<i64>() == 4;
+            (told && products.len() == millrace_cli::sample::PRODUCTS).then_some(products)
+        })
+        .await;
     let commands = up.commands().await;
     secrets_are_kept(&up);
 
