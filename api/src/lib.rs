@@ -312,7 +312,9 @@ impl Server {
         let stalled = Duration::from_secs(live.stalled.into());
         let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();
-        let serving = axum::serve(listener, router(&app, offer, cors_origins))
+        // A bare router would be copied, route by route, for each connection.
+        let router = router(&app, offer, cors_origins).into_make_service();
+        let serving = axum::serve(listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let late = async {
             shutdown.cancelled().await;

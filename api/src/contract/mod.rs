@@ -5,6 +5,9 @@ mod shapes;
 
 pub use shapes::*;
 
+use std::sync::Arc;
+
+use axum::response::IntoResponse as _;
 use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::OpenApi as _;
@@ -142,8 +145,9 @@ fn bound(schema: &mut RefOr<Schema>) {
 
 /// `GET /openapi.json`, and a page to read it at `/docs`.
 pub fn served<S: Clone + Send + Sync + 'static>(operators: bool) -> Router<S> {
-    let document = document(operators);
-    let json = get(async move || Json(document));
+    // Shared: routes are cloned for requests, and the document is a megabyte of small parts.
+    let document = Arc::new(document(operators));
+    let json = get(async move || Json(document.as_ref()).into_response());
     let page = SwaggerUi::new("/docs").config(Config::from(PATH).validator_url("none"));
     Router::new().route(PATH, json).merge(page)
 }
