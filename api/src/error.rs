@@ -6,6 +6,9 @@
 //! | `/problems/too-much` | 422 | more is asked for than one answer may hold; `errors` names the field |
 //! | `/problems/payload-too-large` | 413 | the body is larger than a command may be |
 //! | `/problems/unsupported-media-type` | 415 | the body is not JSON |
+//! | `/problems/unauthorized` | 401 | a token is needed, or it is not taken; `WWW-Authenticate` says why |
+//! | `/problems/forbidden` | 403 | the caller's role may not do this |
+//! | `/problems/too-many-requests` | 429 | the caller sends too many; without any effect |
 //! | `/problems/not-found` | 404 | there is no such thing |
 //! | `/problems/method-not-allowed` | 405 | the header `Allow` names what is |
 //! | `/problems/request-timeout` | 408 | the body did not arrive in time |
@@ -18,9 +21,10 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -37,7 +41,10 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
-    retry: bool,
+    /// Seconds after which it may be tried again.
+    retry: Option<u64>,
+    /// How to sign in (RFC 6750, 3).
+    challenge: Option<&'static str>,
     body: Box<Body>,
 }
 
@@ -73,7 +80,8 @@ impl Problem {
     ) -> Self {
         Self {
             status,
-            retry: false,
+            retry: None,
+            challenge: None,
             body: Box::new(Body {
                 kind: kind.into(),
                 title: title.into(),
@@ -101,6 +109,20 @@ impl Problem {
     /// There is no such thing.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "/problems/not-found", "Not found", detail)
+    }
+
+    /// The caller's role may not do this.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "/problems/forbidden", "Forbidden", detail)
+            .challenge("Bearer realm=\"millrace\", error=\"insufficient_scope\"")
+    }
+
+    /// Refused before it had any effect, because this caller asks for too much.
+    pub fn limited(detail: impl Into<String>, wait: Duration) -> Self {
+        let (kind, title) = ("/problems/too-many-requests", "Too many requests");
+        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, kind, title, detail);
+        problem.retry = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        problem
     }
 
     /// Refused before it had any effect, because there is too much to do.
@@ -138,7 +160,14 @@ impl Problem {
     /// Tells the client to come back in a second.
     #[must_use]
     pub fn retry(mut self) -> Self {
-        self.retry = true;
+        self.retry = Some(1);
+        self
+    }
+
+    /// Tells how to sign in.
+    #[must_use]
+    pub fn challenge(mut self, challenge: &'static str) -> Self {
+        self.challenge = Some(challenge);
         self
     }
 
@@ -201,8 +230,11 @@ impl IntoResponse for Problem {
         let Ok(json) = serde_json::to_vec(&self.body) else { return self.status.into_response() };
         let mut response = (self.status, json).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if self.retry {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(challenge) = self.challenge {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }

@@ -4,9 +4,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use axum::extract::State;
 use axum::http::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderName,
-    IF_NONE_MATCH, LOCATION, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    ETAG, HeaderName, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER,
+    STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderValue, Method, Uri};
 use axum::response::Response;
@@ -48,6 +50,24 @@ pub async fn caching(mut response: Response) -> Response {
     response
 }
 
+/// What keeps browsers from taking an answer for something else: its type is as it says, no page may
+/// frame it, and no address is told to others. That only TLS is spoken here is said where a proxy
+/// speaks it: this program itself does not.
+pub async fn secure(State(tls): State<bool>, mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let mut usual = |name: HeaderName, value: &'static str| {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    };
+    usual(X_CONTENT_TYPE_OPTIONS, "nosniff");
+    usual(REFERRER_POLICY, "no-referrer");
+    // The pages have a stricter one of their own.
+    usual(CONTENT_SECURITY_POLICY, "frame-ancestors 'none'");
+    if tls {
+        usual(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
+    }
+    response
+}
+
 /// Brotli or gzip, as the client likes; not for streams of events, nor for what is small.
 pub fn compression() -> CompressionLayer<impl tower_http::compression::Predicate> {
     CompressionLayer::new().compress_when(DefaultPredicate::new().and(SizeAbove::new(WORTH)))
@@ -86,7 +106,7 @@ pub fn cors(origins: Vec<Origin>) -> CorsLayer {
             name("prefer"),
             name("traceparent"),
         ])
-        .expose_headers([ETAG, LOCATION, RETRY_AFTER, name("preference-applied")])
+        .expose_headers([ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE, name("preference-applied")])
         .max_age(PREFLIGHT)
 }
 

@@ -2,6 +2,7 @@
 //! publish ack and answers; it reads the views. It decides nothing. Accepting commands needs only
 //! NATS, reading needs only Redis: each goes on while the other is away.
 
+pub mod auth;
 pub mod contract;
 pub mod error;
 mod headers;
@@ -42,6 +43,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::auth::config::AuthConfig;
+use crate::auth::{Caller, Gate, Peer};
 use crate::error::Problem;
 use crate::headers::Origin;
 use crate::listener::Bounded;
@@ -74,6 +77,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// search for so long can take and show orders all the same.
 const READING: Duration = Duration::from_mins(1);
 
+/// What operators are called in the audit table where nobody has to sign in.
+const NOBODY: &str = "http";
+
 /// What the edge needs to know.
 #[derive(Debug, Clone, Args)]
 pub struct ApiConfig {
@@ -97,6 +103,8 @@ pub struct ApiConfig {
     live: LiveConfig,
     #[command(flatten)]
     operators: OperatorConfig,
+    #[command(flatten)]
+    auth: AuthConfig,
     /// Web origin whose pages may call the api (CORS); several with commas. None by default
     #[arg(long, env = "MILLRACE_CORS_ORIGINS", value_name = "URL", value_delimiter = ',')]
     cors_origins: Vec<Origin>,
@@ -105,12 +113,12 @@ pub struct ApiConfig {
 /// What the routes for operators need.
 #[derive(Debug, Clone, Default, Args)]
 struct OperatorConfig {
-    /// Serve the routes for operators (parked messages, reports) as well. They ask for no password:
-    /// only where nobody else reaches the edge
+    /// Serve the routes for operators (parked messages, reports) as well: to operators only, where
+    /// callers have to sign in
     #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
     operator_routes: bool,
     /// Let whoever comes try things out: be any customer in the shop, and make synthetic load in the
-    /// console. Never where there are real customers
+    /// console. Only where nobody has to sign in
     #[arg(long, env = "MILLRACE_TRIAL", requires = "operator_routes")]
     trial: bool,
     /// The journal: for the past of orders whose beginning was trimmed from the log, and for the
@@ -129,8 +137,16 @@ impl ApiConfig {
             live: LiveConfig::default(),
             import_max_bytes: IMPORT_MAX_BYTES,
             operators: OperatorConfig::default(),
+            auth: AuthConfig::default(),
             cors_origins: Vec::new(),
         }
+    }
+
+    /// With callers that have to sign in.
+    #[must_use]
+    pub fn with_auth(mut self, auth: AuthConfig) -> Self {
+        self.auth = auth;
+        self
     }
 
     /// With live streams served in another way than usual.
@@ -168,6 +184,7 @@ impl ApiConfig {
 pub struct App {
     nats: async_nats::Client,
     topology: Topology,
+    gate: Gate,
     commands: Log,
     views: Views,
     waiters: Arc<Waiters>,
@@ -201,6 +218,14 @@ impl App {
         self.can_accept() && !self.search.is_filled() && self.started.elapsed() < READING
     }
 
+    /// What a caller is told of an order's story.
+    fn audience(&self, caller: &Caller) -> Audience {
+        match self.desk {
+            Some(_) if caller.is_operator() => Audience::Operators,
+            _ => Audience::Public,
+        }
+    }
+
     /// Gives both connections a moment, so that the first requests are not refused for nothing.
     async fn warm_up(&self) {
         let start = Instant::now();
@@ -216,15 +241,21 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     config: ApiConfig,
+    gate: Gate,
 }
 
 impl Server {
     /// Begins to listen; nothing is answered before [`Server::serve`].
     pub async fn bind(config: ApiConfig) -> anyhow::Result<Self> {
+        let gate = Gate::new(&config.auth, config.http)?;
+        anyhow::ensure!(
+            !(gate.is_closed() && config.operators.trial),
+            "--trial lets whoever comes be any customer: leave it out where callers have to sign in"
+        );
         let refused = || format!("the api cannot listen at {}; see --http", config.http);
         let listener = TcpListener::bind(config.http).await.with_context(refused)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, config })
+        Ok(Self { listener, address, config, gate })
     }
 
     /// Where it listens.
@@ -240,7 +271,11 @@ impl Server {
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
-        let offer = Offer { console: operators.operator_routes, trial: operators.trial };
+        let offer = Offer {
+            console: operators.operator_routes,
+            trial: operators.trial,
+            sign_in: self.gate.is_closed(),
+        };
         let journal = operators.postgres.as_ref();
         let journal = journal.map(|it| it.reading_pool("millrace-api-past")).transpose()?;
         let log = Log::new(client.clone(), topology.events_stream());
@@ -248,18 +283,18 @@ impl Server {
         let desk = match (operators.operator_routes, operators.postgres) {
             (true, Some(postgres)) => {
                 let pool = postgres.pool("millrace-api")?;
-                Some(Desk::new(client.clone(), topology.clone(), pool, "http"))
+                Some(Desk::new(client.clone(), topology.clone(), pool, NOBODY))
             }
             (true, None) => anyhow::bail!(
                 "--operator-routes needs --postgres-url: what operators do is written down there"
             ),
             (false, _) => None,
         };
-        let audience = if desk.is_some() { Audience::Operators } else { Audience::Public };
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
-            stories: Finder::new(&client, past.clone(), audience),
+            stories: Finder::new(&client, past.clone()),
+            gate: self.gate,
             past,
             desk,
             monitor: Monitor::default(),
@@ -303,6 +338,10 @@ impl Server {
                 }
             }
         });
+        let keeping = tokio::spawn({
+            let (app, stop) = (Arc::clone(&app), shutdown.clone());
+            async move { app.gate.keep_fresh(&stop).await }
+        });
         app.warm_up().await;
         tracing::info!(address = %self.address, "the api answers");
         let connections = CONNECTIONS + live.streams;
@@ -313,7 +352,8 @@ impl Server {
         let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();
         // A bare router would be copied, route by route, for each connection.
-        let router = router(&app, offer, cors_origins).into_make_service();
+        let router = router(&app, offer, cors_origins);
+        let router = router.into_make_service_with_connect_info::<Peer>();
         let serving = axum::serve(listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let late = async {
@@ -329,6 +369,7 @@ impl Server {
         feeding.await?;
         querying.await?;
         monitoring.await?;
+        keeping.await?;
         // Whoever stops does not care how the connection ends.
         app.views.close().await.ok();
         Ok(())
@@ -342,22 +383,26 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Resu
 
 fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
     let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
+    let identified = middleware::from_fn_with_state(Arc::clone(app), auth::identify);
     let mut routes = routes::commands_and_views();
     if app.desk.is_some() {
         routes = routes.merge(routes::operators());
     }
+    let mut routes = routes.into_router();
     if offer.trial {
         routes = routes.merge(routes::trial());
     }
     Router::from(routes)
+        .layer(identified)
         .layer(bounded)
-        .merge(routes::health())
+        .merge(routes::health().into_router())
         .merge(contract::served(app.desk.is_some()))
         .merge(web::served(offer))
         .with_state(Arc::clone(app))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn(error::uniform))
         .layer(middleware::map_response(headers::caching))
+        .layer(middleware::map_response_with_state(app.gate.is_behind_proxy(), headers::secure))
         .layer(headers::compression())
         .layer(middleware::map_response(headers::weakened))
         .layer(headers::cors(cors_origins))

@@ -1,5 +1,6 @@
 //! Answers from the views: documents with their versions, and pages.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
+use crate::auth::Caller;
 use crate::error::Problem;
 use crate::request::{MAX_WAIT, preferred_wait};
 use crate::wait::Waiter;
@@ -98,16 +100,22 @@ impl App {
         if self.can_read() { Ok(()) } else { Err(Problem::unavailable("Redis cannot be reached")) }
     }
 
-    /// A document as fresh as it was asked for, or as it becomes in the given time.
+    /// A document as fresh as it was asked for, or as it becomes in the given time. What is not the
+    /// caller's is not there, however long it waits.
     pub async fn read(
         &self,
+        caller: &Caller,
         subject: Subject,
         id: &str,
         fresh: &Freshness,
     ) -> Result<Found, Problem> {
         self.check_views()?;
         let unknown = || Problem::not_found(format!("there is no {subject} {id}"));
-        let mut found = self.views.document(subject, id).await?;
+        let look = async || {
+            let found = self.views.document(subject, id).await?;
+            Ok::<_, Problem>(found.filter(|found| may_read(caller, subject, id, found)))
+        };
+        let mut found = look().await?;
         let version = fresh.min_version.unwrap_or(0);
         let there =
             |found: &Option<Document>| found.as_ref().is_some_and(|it| it.version >= version);
@@ -117,7 +125,7 @@ impl App {
             let waiter = self.wait_for(vec![format!("{subject}/{id}")])?;
             let mut in_time = true;
             loop {
-                found = self.views.document(subject, id).await?;
+                found = look().await?;
                 if there(&found) || !in_time {
                     break;
                 }
@@ -133,6 +141,24 @@ impl App {
     pub fn wait_for(&self, keys: Vec<String>) -> Result<Waiter, Problem> {
         let waiter = self.waiters.register(keys);
         waiter.ok_or_else(|| Problem::overloaded("too many requests wait for a change"))
+    }
+}
+
+/// Whether a document is the caller's to read; products are everybody's.
+fn may_read(caller: &Caller, subject: Subject, id: &str, document: &Document) -> bool {
+    /// The part of an order that tells whose it is.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Owned<'d> {
+        customer_id: Cow<'d, str>,
+    }
+    match subject {
+        Subject::Product => true,
+        _ if caller.on_behalf_of().is_none() => true,
+        Subject::Customer => caller.sees(id),
+        Subject::Order => serde_json::from_str(&document.json)
+            .is_ok_and(|Owned { customer_id }| caller.sees(&customer_id)),
+        Subject::Command => false,
     }
 }
 

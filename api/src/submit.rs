@@ -7,7 +7,10 @@ use axum::Json;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use millrace_shared::command::{COMMAND_ID_HEADER, Command, Given, Identified, KEY_HEADER, Source};
+use millrace_shared::command::{
+    ACTOR_HEADER, COMMAND_ID_HEADER, Command, Given, Identified, KEY_HEADER, ON_BEHALF_HEADER,
+    Source,
+};
 use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::log::{AppendError, Entry};
@@ -19,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use crate::App;
+use crate::auth::Caller;
 use crate::error::Problem;
 use crate::reading;
 use crate::request::{Posted, idempotency_key, preferred_wait, traceparent};
@@ -37,6 +41,8 @@ struct Asked {
     id: String,
     /// Whose order it places.
     placed_by: Option<CustomerId>,
+    /// In whose name it is given.
+    on_behalf_of: Option<CustomerId>,
 }
 
 /// What is known of a command.
@@ -61,10 +67,21 @@ struct OrderStanding {
 }
 
 /// Takes a command of a kind (`order.place`), as it stands in a request.
-pub async fn submit(app: &App, kind: &str, posted: Posted) -> Result<Response, Problem> {
+pub async fn submit(
+    app: &App,
+    caller: &Caller,
+    kind: &str,
+    posted: Posted,
+) -> Result<Response, Problem> {
     let Posted { headers, body } = posted;
-    let given = Given { command_id: None, key: idempotency_key(&headers)? };
+    let on_behalf_of = caller.on_behalf_of().cloned();
+    let given = Given { command_id: None, key: idempotency_key(&headers)?, on_behalf_of };
     let command = Command::read(kind, body)?;
+    if let Command::PlaceOrder(order) = &command
+        && !caller.sees(order.customer_id.as_str())
+    {
+        return Err(Problem::forbidden("a customer places orders of its own only"));
+    }
     let identified = Identified::new(command.clone(), &given, Source::New)?;
     let asked = Asked::new(&identified);
     let wait = preferred_wait(&headers);
@@ -86,7 +103,7 @@ pub async fn submit(app: &App, kind: &str, posted: Posted) -> Result<Response, P
             order @ Command::PlaceOrder(_) => order,
             _ => &command,
         };
-        app.store(stored, &asked, &given, &headers).await?;
+        app.store(stored, &asked, &given, (&headers, caller.actor())).await?;
         app.mark(&asked).await;
         Seen::Underway("pending".to_owned())
     };
@@ -126,7 +143,8 @@ impl Asked {
             Command::PlaceOrder(order) => Some(order.customer_id.clone()),
             _ => None,
         };
-        Self { command_id: identified.command_id, subject, id, placed_by }
+        let (command_id, on_behalf_of) = (identified.command_id, identified.on_behalf_of.clone());
+        Self { command_id, subject, id, placed_by, on_behalf_of }
     }
 
     /// What changes when the command is carried out.
@@ -135,7 +153,9 @@ impl Asked {
     }
 
     fn view(&self) -> CommandView {
-        CommandView::pending(self.command_id).about(self.subject, self.id.clone())
+        let mut view = CommandView::pending(self.command_id).about(self.subject, self.id.clone());
+        view.on_behalf_of.clone_from(&self.on_behalf_of);
+        view
     }
 
     /// Where what it is about, and its outcome, can be read.
@@ -220,7 +240,7 @@ impl App {
         command: &Command,
         asked: &Asked,
         given: &Given,
-        headers: &HeaderMap,
+        (headers, actor): (&HeaderMap, Option<&str>),
     ) -> Result<(), Problem> {
         if !self.can_accept() {
             return Err(Problem::unavailable("NATS cannot be reached; nothing was stored"));
@@ -233,6 +253,13 @@ impl App {
         about.insert(COMMAND_ID_HEADER, asked.command_id.to_string().as_str());
         if let Some(key) = &given.key {
             about.insert(KEY_HEADER, key.as_str());
+        }
+        // Both are the edge's to say: nothing that a client sends becomes one of them.
+        if let Some(customer) = &given.on_behalf_of {
+            about.insert(ON_BEHALF_HEADER, customer.as_str());
+        }
+        if let Some(actor) = actor {
+            about.insert(ACTOR_HEADER, actor);
         }
         if let Some(traceparent) = traceparent(headers) {
             about.insert(TRACEPARENT, traceparent);

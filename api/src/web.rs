@@ -12,8 +12,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Path;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -42,11 +41,13 @@ pub struct Offer {
     pub console: bool,
     /// Choosing any customer, and synthetic load.
     pub trial: bool,
+    /// Signing in, without which little can be seen.
+    pub sign_in: bool,
 }
 
 impl Offer {
     fn words(self) -> String {
-        let words = [(self.console, "console"), (self.trial, "trial")];
+        let words = [(self.console, "console"), (self.trial, "trial"), (self.sign_in, "sign-in")];
         words.into_iter().filter_map(|(is, word)| is.then_some(word)).collect::<Vec<_>>().join(" ")
     }
 }
@@ -127,8 +128,6 @@ fn answer(
     set.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     set.insert(CACHE_CONTROL, HeaderValue::from_static(caching));
     set.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    set.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    set.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // Hexadecimal digits in quotes are always a header's value.
     if let Ok(tag) = HeaderValue::from_str(tag) {
         set.insert(ETAG, tag);

@@ -29,8 +29,8 @@ pub async fn run(args: ExplainArgs) -> Result<()> {
     let log = Log::new(client.clone(), topology.events_stream());
     let pool = args.postgres.reading_pool("millrace-explain")?;
     let past = Past::new(log, topology, Some(pool));
-    let finder = Finder::new(&client, past, Audience::Operators);
-    let story = finder.story(args.order).await?;
+    let finder = Finder::new(&client, past);
+    let story = finder.story(args.order, Audience::Operators).await?;
     let story = story
         .with_context(|| format!("there is no order {}, or it is not decided yet", args.order))?;
     let text = if args.json { serde_json::to_string_pretty(&story)? } else { story.to_string() };

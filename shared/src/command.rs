@@ -34,6 +34,11 @@ pub const COMMAND_ID_HEADER: &str = "Millrace-Command-Id";
 pub const UNRECEIVABLE: &str = "Millrace-Unreceivable";
 /// The header that names an idempotency key, instead of the field `idempotencyKey`.
 pub const KEY_HEADER: &str = "Idempotency-Key";
+/// The header that names the customer in whose name a command is given: an order of anybody else is
+/// unknown to it. It only ever takes rights away, so whoever may publish may set it.
+pub const ON_BEHALF_HEADER: &str = "Millrace-On-Behalf-Of";
+/// The header that names who has signed in to give the command; kept with its decision.
+pub const ACTOR_HEADER: &str = "Millrace-Actor";
 
 /// Places an order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -442,6 +447,23 @@ impl Command {
             Self::DefineProduct(product) => (Subject::Product, product.product_id.to_string()),
             Self::RestockProduct(product) => (Subject::Product, product.product_id.to_string()),
             Self::RetireProduct(product) => (Subject::Product, product.product_id.to_string()),
+        }
+    }
+
+    /// What a customer may ask for: orders of its own, and to call orders off. Whose order is called
+    /// off is seen by who decides, not here.
+    fn check_customer(&self, customer: &CustomerId) -> Result<(), FieldError> {
+        match self {
+            Self::PlaceOrder(order) if order.customer_id == *customer => Ok(()),
+            Self::PlaceOrder(_) => {
+                let detail = format!("must be {customer}, in whose name the command is given");
+                Err(FieldError::new("customerId", "invalid", detail))
+            }
+            Self::CancelOrder(_) => Ok(()),
+            other => {
+                let detail = format!("{} cannot be given in a customer's name", other.kind());
+                Err(FieldError::new(ON_BEHALF_HEADER, "invalid", detail))
+            }
         }
     }
 

@@ -123,6 +123,9 @@ pub struct CommandOutcome {
     /// The subject it was about, as far as it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<About>,
+    /// The customer in whose name it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<CustomerId>,
 }
 
 /// An outcome as it is read. With a flattened option instead, a reason that this program does not
@@ -136,12 +139,15 @@ pub(crate) struct OutcomeFields {
     detail: String,
     /// The subject it was about, as far as it is known.
     about: Option<About>,
+    /// The customer in whose name it was given.
+    #[serde(rename = "onBehalfOf")]
+    on_behalf_of: Option<CustomerId>,
 }
 
 impl From<OutcomeFields> for CommandOutcome {
     fn from(fields: OutcomeFields) -> Self {
         let refusal = fields.reason.map(|reason| Refusal::new(reason, fields.detail));
-        Self { refusal, about: fields.about }
+        Self { refusal, about: fields.about, on_behalf_of: fields.on_behalf_of }
     }
 }
 

@@ -48,7 +48,7 @@ use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::CommandId;
+use crate::ids::{CommandId, CustomerId};
 use crate::message::{CommandOutcome, Event, EventError, Subject};
 use crate::order::Order;
 use crate::reason::Reason;
@@ -105,6 +105,9 @@ pub struct CommandView {
     /// The version of the event that it led to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
+    /// The customer in whose name it was given, while no event of that customer's order tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<CustomerId>,
 }
 
 /// How far a command is.
@@ -131,6 +134,7 @@ impl CommandView {
             customer_id: None,
             product_id: None,
             version: None,
+            on_behalf_of: None,
         }
     }
 
@@ -258,6 +262,7 @@ pub fn command_view(event: &Event) -> Result<Option<CommandView>, ViewError> {
             if let Some(about) = outcome.about {
                 view = view.about(about.subject, about.id);
             }
+            view.on_behalf_of = outcome.on_behalf_of;
             refusal = outcome.refusal.map(|refusal| (refusal.reason, refusal.detail));
         }
         subject => {

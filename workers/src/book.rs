@@ -119,6 +119,8 @@ pub struct Decision {
     pub events: Vec<Event>,
     /// What the order holds, if the command placed one.
     pub placed: Option<Placed>,
+    /// Who has signed in to give the command.
+    pub actor: Option<String>,
 }
 
 /// What a new order holds of stock and credit.
@@ -204,16 +206,15 @@ impl Book {
         let cause = incoming.cause();
         match &command.command {
             Command::PlaceOrder(place) => self.place(place, incoming, now),
-            Command::CancelOrder(step) => self.step(step.order_id, &cause, now, |order| {
+            Command::CancelOrder(step) => self.step(step.order_id, incoming, now, |order| {
                 order::cancel(order, step.reason.as_deref())
             }),
-            Command::ShipOrder(ship) => {
-                self.step(ship.order_id, &cause, now, |order| order::ship(order, &ship.shipment()))
-            }
+            Command::ShipOrder(ship) => self
+                .step(ship.order_id, incoming, now, |order| order::ship(order, &ship.shipment())),
             Command::DeliverOrder(deliver) => {
-                self.step(deliver.order_id, &cause, now, order::deliver)
+                self.step(deliver.order_id, incoming, now, order::deliver)
             }
-            Command::RefundOrder(step) => self.step(step.order_id, &cause, now, |order| {
+            Command::RefundOrder(step) => self.step(step.order_id, incoming, now, |order| {
                 order::refund(order, step.reason.as_deref())
             }),
             Command::RegisterCustomer(register) => {
@@ -313,15 +314,18 @@ impl Book {
     fn step(
         &mut self,
         order_id: OrderId,
-        cause: &Cause,
+        incoming: &Incoming,
         now: DateTime<Utc>,
         decide: impl FnOnce(&Order) -> Result<OrderEvent, Refusal>,
     ) -> Result<Outcome> {
+        let cause = &incoming.cause();
+        let customer = incoming.received.on_behalf_of.as_ref();
         let order = match self.orders.get_mut(&order_id) {
-            Some(Known::Here(order)) => order,
-            Some(Known::Nowhere) => {
+            Some(Known::Here(order)) if customer.is_none_or(|it| *it == order.customer_id) => order,
+            // Somebody else's order is refused in the words, and after the wait, of none at all.
+            Some(Known::Here(_) | Known::Nowhere) => {
                 let detail = format!("there is no order {order_id}");
-                return Ok(refused(Reason::UnknownOrder, detail));
+                return Ok(self.missing(incoming, Reason::UnknownOrder, detail));
             }
             Some(Known::NotYet) | None => return Ok(Outcome::NotYet),
         };
@@ -432,7 +436,11 @@ impl Book {
         now: DateTime<Utc>,
     ) -> Result<Ruling> {
         let command_id = incoming.received.command_id;
-        let outcome = CommandOutcome { refusal: refusal.clone(), about: about.clone() };
+        let outcome = CommandOutcome {
+            refusal: refusal.clone(),
+            about: about.clone(),
+            on_behalf_of: incoming.received.on_behalf_of.clone(),
+        };
         let event = Event::command(command_id, &outcome, now, &incoming.cause())?;
         let own = About { subject: Subject::Command, id: command_id.to_string() };
         Ok(self.decided(incoming, key_id, about.unwrap_or(own), refusal, vec![event], None))
@@ -457,7 +465,8 @@ impl Book {
         if let Some(key_id) = key_id {
             self.keys.insert(key_id, past.clone());
         }
-        Ruling::Decided(Box::new(Decision { past, key_id, events, placed }))
+        let actor = incoming.received.actor.clone();
+        Ruling::Decided(Box::new(Decision { past, key_id, events, placed, actor }))
     }
 }
 

@@ -260,6 +260,7 @@ impl Rebuild {
                 let place = (stream.as_str(), message.sequence);
                 let received = Received::read(kind, &message.payload, header, place);
                 let mut command = CommandView::pending(received.command_id);
+                command.on_behalf_of.clone_from(&received.on_behalf_of);
                 let mut placed = None;
                 if let Ok(identified) = &received.command {
                     let (subject, id) = identified.command.target();

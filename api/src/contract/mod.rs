@@ -13,6 +13,7 @@ use axum::{Json, Router};
 use utoipa::OpenApi as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{ArrayItems, KnownFormat, Schema, SchemaFormat};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Content, ContentBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -45,8 +46,15 @@ const PATH: &str = "/openapi.json";
 struct Contract;
 
 /// Answers that many routes have in common: status, name, meaning.
-const COMMON: [(&str, &str, &str); 5] = [
+const COMMON: [(&str, &str, &str); 8] = [
     ("400", "Malformed", "The request is malformed; `errors` names the fields."),
+    ("401", "Unauthorized", "A token is needed, or it is not taken: `WWW-Authenticate` says why."),
+    ("403", "Forbidden", "The role of the token may not do this: `x-roles` names those that may."),
+    (
+        "429",
+        "TooManyRequests",
+        "The caller asks for too much: come back after `Retry-After` seconds. Nothing was done.",
+    ),
     ("408", "TooSlow", "The body did not arrive in time."),
     ("413", "TooLarge", "The body is larger than a command may be."),
     ("415", "NotJson", "The body is not JSON."),
@@ -60,19 +68,21 @@ const COMMON: [(&str, &str, &str); 5] = [
 
 /// The document; the routes for operators are only there where they are served.
 pub fn document(operators: bool) -> OpenApi {
-    let mut parts = vec![routes::commands_and_views(), routes::health()];
+    let mut table = routes::commands_and_views().merge(routes::health());
     if operators {
-        parts.push(routes::operators());
+        table = table.merge(routes::operators());
     }
     let mut document = Contract::openapi();
-    for part in parts {
-        document.merge(part.into_openapi());
-    }
+    document.merge(table.into_router().into_openapi());
     for item in document.paths.paths.values_mut() {
         let operations = [&mut item.get, &mut item.post, &mut item.put];
         operations.into_iter().flatten().for_each(complete);
     }
     let components = document.components.get_or_insert_default();
+    let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "A JWT or an API key. Not asked for where the edge runs without: on one's own machine.",
+    ));
+    components.add_security_scheme(routes::SIGN_IN, SecurityScheme::Http(token.build()));
     components.schemas.values_mut().for_each(bound);
     let responses = &mut components.responses;
     for (_, name, description) in COMMON {
@@ -108,6 +118,8 @@ fn complete(operation: &mut Operation) {
     }
     for (status, name, _) in COMMON {
         let fits = match status {
+            "403" => operation.security.is_some(),
+            "401" | "429" => true,
             "400" => has_body || operation.parameters.is_some(),
             "503" => true,
             _ => has_body,
@@ -177,7 +189,7 @@ mod tests {
         let document = document(true);
         for router in routers {
             // axum does not list its routes in any other way.
-            let printed = format!("{:?}", Router::from(router));
+            let printed = format!("{:?}", Router::from(router.into_router()));
             let paths = printed.split('"').filter(|text| text.starts_with('/'));
             // Its fallback is at the root and at all that is below.
             let paths: Vec<&str> = paths.filter(|it| *it != "/" && !it.contains("{*")).collect();

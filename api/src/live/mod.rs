@@ -26,13 +26,15 @@ use futures_util::stream;
 use millrace_shared::views::{ViewError, Views};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use self::customers::CustomerNews;
 use self::orders::OrderNews;
 use self::topics::Topics;
+use crate::auth::limits::OwnStream;
+use crate::auth::{Caller, Gate};
 use crate::error::Problem;
 use crate::wait::Waiters;
 
@@ -99,16 +101,18 @@ impl Live {
         &self.waiters
     }
 
-    /// Room for one more stream.
-    pub fn slot(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let slot = Arc::clone(&self.slots).try_acquire_owned();
-        slot.map_err(|_| too_many())
+    /// Room for one more stream of a caller, until its token ends.
+    pub fn slot(&self, gate: &Gate, caller: &Caller) -> Result<Slot, Problem> {
+        let own = gate.stream(caller)?;
+        let all = Arc::clone(&self.slots).try_acquire_owned().map_err(|_| too_many())?;
+        let until = caller.left().map(|left| Instant::now() + left);
+        Ok(Slot { until, _all: all, _own: own })
     }
 
     /// The answer that goes on until the feed ends, the client leaves or the process stops.
     pub fn answer<F: Feed>(
         &self,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
         news: News<F::News>,
         feed: F,
         first: Step,
@@ -121,7 +125,7 @@ impl Live {
             then: Then::Wait,
             heartbeat: self.heartbeat,
             stopping: self.stopping.clone(),
-            _slot: slot,
+            slot,
         };
         client.queue(first);
         let frames = stream::unfold(client, |mut client| async {
@@ -136,6 +140,15 @@ impl Live {
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         response
     }
+}
+
+/// The place of one open stream.
+#[derive(Debug)]
+pub struct Slot {
+    /// When its caller's token ends.
+    until: Option<Instant>,
+    _all: OwnedSemaphorePermit,
+    _own: OwnStream,
 }
 
 /// The answer to who wants one stream too many.
@@ -186,7 +199,7 @@ struct Client<F: Feed> {
     then: Then,
     heartbeat: Duration,
     stopping: CancellationToken,
-    _slot: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 impl<F: Feed> Client<F> {
@@ -201,11 +214,13 @@ impl<F: Feed> Client<F> {
             if let Some(message) = self.ready.pop_front() {
                 return Some(message);
             }
-            let stopping = self.stopping.clone();
+            let (stopping, until) = (self.stopping.clone(), self.slot.until);
             tokio::select! {
                 biased;
                 // Clients come back, to another replica.
                 () = stopping.cancelled() => return None,
+                // Or with another token.
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => return None,
                 went_on = self.advance() => match went_on {
                     Some(true) => {}
                     Some(false) => return Some(HEARTBEAT),

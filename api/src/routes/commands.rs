@@ -21,8 +21,10 @@ use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::contract::{Missing, WaitHeaders};
 use crate::error::Problem;
+use crate::reading::Freshness;
 use crate::request::{MAX_WAIT, parameters, preferred_wait};
 
 /// How a command is named.
@@ -58,13 +60,14 @@ pub struct Wait {
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<Wait>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let wait = parameters(query)?.wait_ms.map(Duration::from_millis);
     let wait = wait.map(|wait| wait.min(MAX_WAIT)).or_else(|| preferred_wait(&headers));
-    let view = app.outcome(&id, wait).await?;
+    let view = app.outcome(&caller, &id, wait).await?;
     let undecided = wait.is_some() && view.status == CommandStatus::Pending;
     let status = if undecided { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(view)).into_response())
@@ -72,7 +75,13 @@ pub async fn show(
 
 impl App {
     /// What became of a command, by its id or its place in COMMANDS, or what becomes of it in time.
-    pub async fn outcome(&self, id: &str, wait: Option<Duration>) -> Result<CommandView, Problem> {
+    /// What is not the caller's is not there, however long it waits.
+    pub async fn outcome(
+        &self,
+        caller: &Caller,
+        id: &str,
+        wait: Option<Duration>,
+    ) -> Result<CommandView, Problem> {
         self.check_views()?;
         let named = match (id.parse::<u64>(), id.parse::<CommandId>()) {
             (Ok(sequence), _) => Named::Place(sequence),
@@ -87,7 +96,11 @@ impl App {
             Problem::not_found(detail)
         };
         let decided = |view: &CommandView| view.status != CommandStatus::Pending;
-        let mut seen = self.look_up(named).await?;
+        // NATS tells its own clients a place; no customer has any, and they can be counted through.
+        if let (Named::Place(_), Some(_)) = (named, caller.on_behalf_of()) {
+            return Err(unknown());
+        }
+        let mut seen = self.look_up(caller, named).await?;
         let Some(wait) = wait.filter(|_| !seen.as_ref().is_some_and(decided)) else {
             return seen.ok_or_else(unknown);
         };
@@ -102,7 +115,7 @@ impl App {
         let waiter = self.wait_for(keys.collect())?;
         let (mut in_time, mut told) = (true, false);
         loop {
-            seen = self.look_up(named).await?;
+            seen = self.look_up(caller, named).await?;
             if seen.as_ref().is_some_and(decided) || !in_time {
                 return seen.ok_or_else(unknown);
             }
@@ -115,12 +128,33 @@ impl App {
         }
     }
 
-    async fn look_up(&self, named: Named) -> Result<Option<CommandView>, Problem> {
+    async fn look_up(&self, caller: &Caller, named: Named) -> Result<Option<CommandView>, Problem> {
         match named {
             Named::Place(0) => Ok(None),
             Named::Place(sequence) => by_sequence(self, sequence).await,
-            Named::Id(id) => Ok(self.views.command(id).await?),
+            Named::Id(id) => match self.views.command(id).await? {
+                Some(view) if self.is_theirs(caller, &view).await? => Ok(Some(view)),
+                _ => Ok(None),
+            },
         }
+    }
+
+    /// Whether a command is the caller's to see: it was given in a customer's name, or it led to an
+    /// event of an order or customer that is theirs.
+    async fn is_theirs(&self, caller: &Caller, view: &CommandView) -> Result<bool, Problem> {
+        let Some(customer) = caller.on_behalf_of() else { return Ok(true) };
+        Ok(match view {
+            CommandView { on_behalf_of: Some(given), .. } => given == customer,
+            CommandView { version: None, .. } => false,
+            CommandView { order_id: Some(order), .. } => {
+                match self.read(caller, Subject::Order, order, &Freshness::default()).await {
+                    Ok(_) => true,
+                    Err(problem) if problem.status() == StatusCode::NOT_FOUND => false,
+                    Err(problem) => return Err(problem),
+                }
+            }
+            CommandView { customer_id, .. } => customer_id.as_deref() == Some(customer.as_str()),
+        })
     }
 }
 

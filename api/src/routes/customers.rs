@@ -11,6 +11,7 @@ use millrace_shared::ids::CustomerId;
 use millrace_shared::message::Subject;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::contract::{
     CommandAnswers, CommandHeaders, CreditLimitBody, Missing, OrderPage, ReadAnswers, ReadHeaders,
     ServerSentEvent, StreamHeaders,
@@ -35,8 +36,12 @@ use crate::submit::submit;
         (status = OK, description = "With `Prefer: wait`: as it is now", body = CustomerView)
     )
 )]
-pub async fn register(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
-    submit(&app, "customer.register", posted).await
+pub async fn register(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    submit(&app, &caller, "customer.register", posted).await
 }
 
 /// Sets the credit limit.
@@ -54,10 +59,11 @@ pub async fn register(State(app): State<Arc<App>>, posted: Posted) -> Result<Res
 )]
 pub async fn set_credit_limit(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    submit(&app, "customer.set-credit-limit", posted.with("customerId", &id)?).await
+    submit(&app, &caller, "customer.set-credit-limit", posted.with("customerId", &id)?).await
 }
 
 /// A customer, with the credit that is left.
@@ -72,13 +78,14 @@ pub async fn set_credit_limit(
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<Freshness>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id: CustomerId = path_id("customerId", &id)?;
     let fresh = parameters(query)?.or_preferred(&headers);
-    let customer = app.read(Subject::Customer, id.as_str(), &fresh).await?;
+    let customer = app.read(&caller, Subject::Customer, id.as_str(), &fresh).await?;
     Ok(found(&headers, Found { document: with_credit(&customer.document)?, ..customer }))
 }
 
@@ -93,6 +100,7 @@ pub async fn show(
 )]
 pub async fn stream(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<Resume>, QueryRejection>,
     headers: HeaderMap,
@@ -100,10 +108,10 @@ pub async fn stream(
     let id: CustomerId = path_id("customerId", &id)?;
     let resume = parameters(query)?;
     let place = resume.last(&headers).and_then(Place::parse);
-    let slot = app.live.slot()?;
+    let slot = app.live.slot(&app.gate, &caller)?;
     let news = app.live.customers.watch(id.as_str()).ok_or_else(too_many)?;
     // Watched first and read then: nothing is missed in between.
-    app.read(Subject::Customer, id.as_str(), &Freshness::exists(FIRST_WAIT)).await?;
+    app.read(&caller, Subject::Customer, id.as_str(), &Freshness::exists(FIRST_WAIT)).await?;
     let mut feed = CustomerFeed::after(app.views.clone(), id, place);
     let first = feed.step(None).await?;
     Ok(app.live.answer(slot, news, feed, first))
@@ -113,16 +121,20 @@ pub async fn stream(
 #[utoipa::path(
     get, path = "/v1/customers/{id}/orders", tag = "customers",
     params(("id" = CustomerId, Path), OrdersQuery),
-    responses((status = OK, description = "A page", body = OrderPage))
+    responses((status = OK, description = "A page", body = OrderPage), Missing)
 )]
 pub async fn orders(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<OrdersQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let id: CustomerId = path_id("customerId", &id)?;
     let query = parameters(query)?;
     let (filter, after, limit) = (query.filter()?, query.after()?, limit(query.limit)?);
+    if !caller.sees(id.as_str()) {
+        return Err(Problem::not_found(format!("there is no customer {id}")));
+    }
     app.check_views()?;
     orders_page(app.views.customer_orders(&id, &filter, after.as_ref(), limit).await?)
 }

@@ -8,7 +8,9 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use millrace_shared::ids::OrderId;
+use millrace_shared::log::ReadError;
 use millrace_shared::message::Event;
+use millrace_shared::order::Order;
 use millrace_shared::past::{PastError, Told, as_of};
 use millrace_shared::story::Story;
 use millrace_shared::views::Document;
@@ -17,6 +19,7 @@ use serde_json::json;
 use utoipa::IntoParams;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::contract::{EventPage, Missing};
 use crate::error::Problem;
 use crate::reading::limit;
@@ -68,13 +71,14 @@ impl From<PastError> for Problem {
 )]
 pub async fn history(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<HistoryQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let id: OrderId = path_id("orderId", &id)?;
     let query = parameters(query)?;
     let (after, limit) = (query.cursor.unwrap_or(0), limit(query.limit)?);
-    let events = app.history(id).await?;
+    let events = app.history(&caller, id).await?;
     let mut items: Vec<Told> = events
         .iter()
         .filter(|event| event.version > after)
@@ -95,11 +99,13 @@ pub async fn history(
 )]
 pub async fn explain(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id: OrderId = path_id("orderId", &id)?;
     app.check_log()?;
-    let story = app.stories.story(id).await?;
+    let story = app.stories.story(id, app.audience(&caller)).await?;
+    let story = story.filter(|story| caller.sees(&story.customer_id));
     Ok(Json(story.ok_or_else(|| unknown(id))?).into_response())
 }
 
@@ -113,15 +119,28 @@ impl App {
         if self.can_accept() { Ok(()) } else { Err(away()) }
     }
 
-    async fn history(&self, id: OrderId) -> Result<Vec<Event>, Problem> {
+    /// The events of an order; none of somebody else's are told.
+    async fn history(&self, caller: &Caller, id: OrderId) -> Result<Vec<Event>, Problem> {
         self.check_log()?;
         let events = self.past.history(id).await?;
-        if events.is_empty() { Err(unknown(id)) } else { Ok(events) }
+        let Some(last) = events.last() else { return Err(unknown(id)) };
+        if caller.on_behalf_of().is_some() {
+            let order: Order = last.state().map_err(ReadError::from).map_err(PastError::from)?;
+            if !caller.sees(order.customer_id.as_str()) {
+                return Err(unknown(id));
+            }
+        }
+        Ok(events)
     }
 
     /// An order as it was: by version, by time, or both, if they agree.
-    pub async fn past_state(&self, id: OrderId, query: &PastQuery) -> Result<Document, Problem> {
-        let events = self.history(id).await?;
+    pub async fn past_state(
+        &self,
+        caller: &Caller,
+        id: OrderId,
+        query: &PastQuery,
+    ) -> Result<Document, Problem> {
+        let events = self.history(caller, id).await?;
         let found = match query.as_of {
             Some(time) => as_of(&events, time)
                 .ok_or_else(|| Problem::not_found(format!("there was no order {id} at {time}")))?,

@@ -12,15 +12,16 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::StreamExt as _;
-use millrace_shared::command::FieldError;
+use millrace_shared::command::{ACTOR_HEADER, FieldError};
 use millrace_shared::import::{Before, Format, Report, Row, Rows, RowsError, command_id, entry};
-use millrace_shared::log::AppendError;
+use millrace_shared::log::{AppendError, Entry};
 use serde_json::Value;
 use tokio::sync::{SemaphorePermit, mpsc};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::error::Problem;
 use crate::request::{BODY_PATIENCE, MOST_FORGOTTEN, too_slow};
 
@@ -47,6 +48,7 @@ const AHEAD: usize = 4;
 )]
 pub async fn import(
     State(app): State<Arc<App>>,
+    caller: Caller,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -60,8 +62,11 @@ pub async fn import(
     let (to_reader, chunks) = mpsc::channel(AHEAD);
     let (to_store, batches) = mpsc::channel(AHEAD);
     let reading = spawn_blocking(move || read(Chunks::new(chunks), format, &to_store));
-    let (pumped, read, (report, stored)) =
-        tokio::join!(pump(body, to_reader, app.import_max_bytes), reading, store(&app, batches));
+    let (pumped, read, (report, stored)) = tokio::join!(
+        pump(body, to_reader, app.import_max_bytes),
+        reading,
+        store(&app, &caller, batches)
+    );
     let read = read.map_err(|error| {
         tracing::error!(%error, "an import cannot be read");
         Problem::internal()
@@ -200,7 +205,11 @@ fn read(
 }
 
 /// Stores the rows that say something new.
-async fn store(app: &App, mut batches: mpsc::Receiver<Vec<Row>>) -> (Report, Result<(), Problem>) {
+async fn store(
+    app: &App,
+    caller: &Caller,
+    mut batches: mpsc::Receiver<Vec<Row>>,
+) -> (Report, Result<(), Problem>) {
     let mut report = Report::default();
     while let Some(batch) = batches.recv().await {
         let entries = app.search.look(|catalogue| {
@@ -216,7 +225,9 @@ async fn store(app: &App, mut batches: mpsc::Receiver<Vec<Row>>) -> (Report, Res
                 };
                 let known = catalogue.find(&row.product_id);
                 match command_id(&row, known.map_or(Before::Unknown(1), Before::Known)) {
-                    Some(id) => entries.push(entry(&app.topology, &row, id)),
+                    Some(id) => {
+                        entries.push(entry(&app.topology, &row, id).map(|it| by(caller, it)))
+                    }
                     None => report.unchanged += 1,
                 }
             }
@@ -236,6 +247,14 @@ async fn store(app: &App, mut batches: mpsc::Receiver<Vec<Row>>) -> (Report, Res
         }
     }
     (report, Ok(()))
+}
+
+/// Names who imports.
+fn by(caller: &Caller, mut entry: Entry) -> Entry {
+    if let Some(actor) = caller.actor() {
+        entry.headers.insert(ACTOR_HEADER, actor);
+    }
+    entry
 }
 
 fn not_stored(error: &AppendError) -> Problem {

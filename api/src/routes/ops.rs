@@ -16,6 +16,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
+use crate::auth::Caller;
 use crate::contract::{Discarded, ParkedPage, SampleEvent, WaitHeaders};
 use crate::error::{Body, Problem};
 use crate::pipeline::{Pipeline, Samples};
@@ -121,8 +122,11 @@ pub async fn pipeline(State(app): State<Arc<App>>) -> Json<Pipeline> {
     get, path = "/v1/ops/pipeline/stream", tag = "operators",
     responses((status = OK, description = "Samples, until the client goes", body = SampleEvent, content_type = "text/event-stream"))
 )]
-pub async fn pipeline_stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
-    let slot = app.live.slot()?;
+pub async fn pipeline_stream(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Response, Problem> {
+    let slot = app.live.slot(&app.gate, &caller)?;
     let mut news = app.monitor.watch();
     let first = Samples::first(&mut news);
     Ok(app.live.answer(slot, news, Samples, first))
@@ -171,7 +175,11 @@ pub async fn show(
     request_body(content = Replay, example = json!({ "all": true })),
     responses((status = OK, description = "What became of them", body = told::Report))
 )]
-pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
+pub async fn replay(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    posted: Posted,
+) -> Result<Response, Problem> {
     let patience = Patience::of(preferred_wait(&posted.headers).unwrap_or(WAIT));
     let replay = if posted.body.contains_key("all") {
         Replay::All(body(posted)?)
@@ -182,7 +190,7 @@ pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Respo
         Replay::Named(ReplayNamed { sequences, limit: most }) => {
             bounded(&sequences)?;
             let most = limit(most.or(Some(MOST)))?;
-            desk(&app)?.replay(&sequences, most, patience).await
+            desk(&app)?.of(caller.actor()).replay(&sequences, most, patience).await
         }
         Replay::All(ReplayAll { all: false, .. }) => {
             let detail = "must be true; leave it out to name sequences";
@@ -192,7 +200,7 @@ pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Respo
             let filter = filter(worker.as_deref(), subject.as_deref())?;
             let most = limit(most.or(Some(MOST)))?;
             let from = cursor.unwrap_or(1);
-            desk(&app)?.replay_all(&filter, from, most, patience, |_| {}).await
+            desk(&app)?.of(caller.actor()).replay_all(&filter, from, most, patience, |_| {}).await
         }
     };
     Ok(Json(report.map_err(unavailable)?).into_response())
@@ -203,7 +211,11 @@ pub async fn replay(State(app): State<Arc<App>>, posted: Posted) -> Result<Respo
     post, path = "/v1/ops/parked/discard", tag = "operators", request_body(content = Discard, example = json!({ "sequences": [7], "why": "the order is a test" })),
     responses((status = OK, description = "What became of them", body = Discarded))
 )]
-pub async fn discard(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
+pub async fn discard(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    posted: Posted,
+) -> Result<Response, Problem> {
     let discard: Discard = body(posted)?;
     bounded(&discard.sequences)?;
     let mut errors = Vec::new();
@@ -211,8 +223,11 @@ pub async fn discard(State(app): State<Arc<App>>, posted: Posted) -> Result<Resp
     if !errors.is_empty() {
         return Err(Malformed(errors).into());
     }
-    let results =
-        desk(&app)?.discard(&discard.sequences, &discard.why).await.map_err(unavailable)?;
+    let results = desk(&app)?
+        .of(caller.actor())
+        .discard(&discard.sequences, &discard.why)
+        .await
+        .map_err(unavailable)?;
     Ok(Json(json!({ "results": results })).into_response())
 }
 

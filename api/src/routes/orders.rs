@@ -12,6 +12,7 @@ use millrace_shared::message::Subject;
 use millrace_shared::order::Order;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::contract::{
     CommandAnswers, CommandHeaders, EmptyBody, Missing, OrderPage, OrderView, ReadAnswers,
     ReadHeaders, ServerSentEvent, ShipBody, StepBody, StreamHeaders,
@@ -39,8 +40,12 @@ use crate::submit::submit;
         (status = CREATED, description = "With `Prefer: wait`: the order, paid", body = Order)
     )
 )]
-pub async fn place(State(app): State<Arc<App>>, posted: Posted) -> Result<Response, Problem> {
-    submit(&app, "order.place", posted).await
+pub async fn place(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    submit(&app, &caller, "order.place", posted).await
 }
 
 /// The orders of all customers, newest first.
@@ -71,10 +76,11 @@ pub async fn list(
 )]
 pub async fn cancel(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    step(&app, "order.cancel", &id, posted).await
+    step(&app, &caller, "order.cancel", &id, posted).await
 }
 
 /// Tells that a paid order has left.
@@ -90,10 +96,11 @@ pub async fn cancel(
 )]
 pub async fn ship(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    step(&app, "order.ship", &id, posted).await
+    step(&app, &caller, "order.ship", &id, posted).await
 }
 
 /// Tells that a shipped order has arrived.
@@ -109,10 +116,11 @@ pub async fn ship(
 )]
 pub async fn deliver(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    step(&app, "order.deliver", &id, posted).await
+    step(&app, &caller, "order.deliver", &id, posted).await
 }
 
 /// Gives the money back.
@@ -128,14 +136,21 @@ pub async fn deliver(
 )]
 pub async fn refund(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    step(&app, "order.refund", &id, posted).await
+    step(&app, &caller, "order.refund", &id, posted).await
 }
 
-async fn step(app: &App, kind: &str, id: &str, posted: Posted) -> Result<Response, Problem> {
-    submit(app, kind, posted.with("orderId", id)?).await
+async fn step(
+    app: &App,
+    caller: &Caller,
+    kind: &str,
+    id: &str,
+    posted: Posted,
+) -> Result<Response, Problem> {
+    submit(app, caller, kind, posted.with("orderId", id)?).await
 }
 
 /// An order as it stands, or with `asOf` or `version` as it was.
@@ -150,6 +165,7 @@ async fn step(app: &App, kind: &str, id: &str, posted: Posted) -> Result<Respons
 )]
 pub async fn show(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<Freshness>, QueryRejection>,
     past: Result<Query<PastQuery>, QueryRejection>,
@@ -158,10 +174,10 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let id: OrderId = path_id("orderId", &id)?;
     if asks_for_past(asked.as_deref().unwrap_or("")) {
-        return Ok(document(&headers, app.past_state(id, &parameters(past)?).await?));
+        return Ok(document(&headers, app.past_state(&caller, id, &parameters(past)?).await?));
     }
     let fresh = parameters(query)?.or_preferred(&headers);
-    Ok(found(&headers, app.read(Subject::Order, &id.to_string(), &fresh).await?))
+    Ok(found(&headers, app.read(&caller, Subject::Order, &id.to_string(), &fresh).await?))
 }
 
 /// An order as it changes, as Server-Sent Events; 204 when nothing more will come.
@@ -176,6 +192,7 @@ pub async fn show(
 )]
 pub async fn stream(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     query: Result<Query<Resume>, QueryRejection>,
     headers: HeaderMap,
@@ -184,10 +201,10 @@ pub async fn stream(
     let resume = parameters(query)?;
     // What is no version is no place to go on from: it begins anew.
     let after = resume.last(&headers).and_then(|id| id.parse().ok());
-    let slot = app.live.slot()?;
+    let slot = app.live.slot(&app.gate, &caller)?;
     let news = app.live.orders.watch(&id).ok_or_else(too_many)?;
     // Watched first and read then: nothing is missed in between.
-    let found = app.read(Subject::Order, &id, &Freshness::exists(FIRST_WAIT)).await?;
+    let found = app.read(&caller, Subject::Order, &id, &Freshness::exists(FIRST_WAIT)).await?;
     let now = OrderNews::of(&found.document)?;
     if now.is_over_for(after) {
         return Ok(StatusCode::NO_CONTENT.into_response());

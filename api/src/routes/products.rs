@@ -12,6 +12,7 @@ use millrace_shared::message::Subject;
 use millrace_shared::product::Product;
 
 use crate::App;
+use crate::auth::Caller;
 use crate::contract::{
     CommandAnswers, CommandHeaders, EmptyBody, ProductBody, ProductList, ReadAnswers, ReadHeaders,
     RestockBody, SearchQuery,
@@ -38,10 +39,11 @@ use crate::submit::submit;
 )]
 pub async fn define(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    submit(&app, "product.define", posted.with("productId", &id)?).await
+    submit(&app, &caller, "product.define", posted.with("productId", &id)?).await
 }
 
 /// Adds stock.
@@ -57,10 +59,11 @@ pub async fn define(
 )]
 pub async fn restock(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    submit(&app, "product.restock", posted.with("productId", &id)?).await
+    submit(&app, &caller, "product.restock", posted.with("productId", &id)?).await
 }
 
 /// Takes a product out of sale.
@@ -76,10 +79,11 @@ pub async fn restock(
 )]
 pub async fn retire(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(id): Path<String>,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    submit(&app, "product.retire", posted.with("productId", &id)?).await
+    submit(&app, &caller, "product.retire", posted.with("productId", &id)?).await
 }
 
 /// A product, with its stock.
@@ -100,7 +104,7 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let id: ProductId = path_id("productId", &id)?;
     let fresh = parameters(query)?.or_preferred(&headers);
-    Ok(found(&headers, app.read(Subject::Product, id.as_str(), &fresh).await?))
+    Ok(found(&headers, app.read(&Caller::ANYBODY, Subject::Product, id.as_str(), &fresh).await?))
 }
 
 /// All products, in the order of their ids; or those that fit, with the counts of each kind.

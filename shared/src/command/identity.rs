@@ -4,9 +4,13 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    COMMAND_ID_HEADER, Command, FieldError, KEY_HEADER, KINDS, Malformed, UNRECEIVABLE, read_object,
+    ACTOR_HEADER, COMMAND_ID_HEADER, Command, FieldError, KEY_HEADER, KINDS, Malformed,
+    ON_BEHALF_HEADER, UNRECEIVABLE, printable, read_object,
 };
-use crate::ids::{self, CommandId, CustomerId, OrderId};
+use crate::ids::{self, CommandId, CustomerId, InvalidId, OrderId};
+
+/// Characters of a name that are kept of who gave a command.
+const MOST_OF_ACTOR: usize = 200;
 
 /// Checks an idempotency key: 1 to 255 visible ASCII characters.
 pub fn check_key(key: &str) -> Result<(), FieldError> {
@@ -25,6 +29,8 @@ pub struct Given {
     pub command_id: Option<CommandId>,
     /// Its idempotency key.
     pub key: Option<String>,
+    /// The customer in whose name it is given, if it is not given in the shop's own.
+    pub on_behalf_of: Option<CustomerId>,
 }
 
 /// Where ids come from that neither the client nor an idempotency key gave.
@@ -43,6 +49,8 @@ pub struct Identified {
     pub command_id: CommandId,
     /// What the idempotency key names once, if there is a key.
     pub key_id: Option<Uuid>,
+    /// The customer in whose name it is given: nobody else's order is known to it.
+    pub on_behalf_of: Option<CustomerId>,
     /// Of the canonical body: tells a repeated command from another one under the same id.
     pub fingerprint: Uuid,
     /// The command; a placement has its order id, a registration its customer id.
@@ -52,6 +60,10 @@ pub struct Identified {
 impl Identified {
     /// Settles the ids of a command.
     pub fn new(mut command: Command, given: &Given, source: Source<'_>) -> Result<Self, Malformed> {
+        let on_behalf_of = given.on_behalf_of.clone();
+        if let Some(customer) = &on_behalf_of {
+            command.check_customer(customer)?;
+        }
         if let Command::PlaceOrder(order) = &mut command {
             let by_key = given.key.as_ref().map(|key| OrderId::from_key(&order.customer_id, key));
             if by_key.is_some() && order.order_id.is_some() && by_key != order.order_id {
@@ -65,7 +77,13 @@ impl Identified {
             Malformed::from(FieldError::new("body", "invalid", error.to_string()))
         })?;
         let fingerprint = ids::fingerprint(kind, &body);
-        let scope = format!("{kind} {}", command.scope());
+        let mut scope = format!("{kind} {}", command.scope());
+        // The same key on the same order is another one for each customer who tries it: none is
+        // answered with what became of somebody else's. A placement's scope is its customer already.
+        if let (Some(customer), false) = (&on_behalf_of, matches!(command, Command::PlaceOrder(_)))
+        {
+            scope = format!("{scope} {customer}");
+        }
         let key_id = given.key.as_ref().map(|key| ids::key_id(&scope, key));
         let command_id = match (given.command_id, &given.key, source) {
             (Some(id), _, _) => id,
@@ -87,7 +105,7 @@ impl Identified {
             }
             _ => {}
         }
-        Ok(Self { command_id, key_id, fingerprint, command })
+        Ok(Self { command_id, key_id, on_behalf_of, fingerprint, command })
     }
 }
 
@@ -98,6 +116,10 @@ pub struct Received {
     pub command_id: CommandId,
     /// The id that follows from its place in the stream alone.
     pub fallback_id: CommandId,
+    /// The customer in whose name it is given.
+    pub on_behalf_of: Option<CustomerId>,
+    /// Who has signed in to give it.
+    pub actor: Option<String>,
     /// Tells the message from another one under the same command id.
     pub fingerprint: Uuid,
     /// The command, or what is wrong with it.
@@ -123,7 +145,7 @@ impl Received {
         let (command, garbage) = match read {
             Err(malformed) => (Err(malformed), true),
             Ok(mut body) => {
-                let command = take_ids(&mut body, header, &mut given)
+                let command = take_ids(&mut body, &header, &mut given)
                     .and_then(|()| Command::read(kind, body))
                     .and_then(|command| {
                         Identified::new(command, &given, Source::Stream(stream, sequence))
@@ -132,11 +154,13 @@ impl Received {
             }
         };
         let fallback_id = CommandId::from_sequence(stream, sequence);
+        let actor = header(ACTOR_HEADER).map(|actor| printable(actor, MOST_OF_ACTOR));
         let (command_id, fingerprint) = match &command {
             Ok(command) => (command.command_id, command.fingerprint),
             Err(_) => (given.command_id.unwrap_or(fallback_id), ids::fingerprint(kind, payload)),
         };
-        Self { command_id, fallback_id, fingerprint, command, garbage }
+        let on_behalf_of = given.on_behalf_of;
+        Self { command_id, fallback_id, on_behalf_of, actor, fingerprint, command, garbage }
     }
 }
 
@@ -163,6 +187,11 @@ fn take_ids<'h>(
         let id =
             id.parse().map_err(|_| FieldError::new("commandId", "invalid", "must be a UUID"))?;
         given.command_id = Some(id);
+    }
+    if let Some(customer) = header(ON_BEHALF_HEADER) {
+        let wrong =
+            |error: InvalidId| FieldError::new(ON_BEHALF_HEADER, "invalid", error.to_string());
+        given.on_behalf_of = Some(customer.parse().map_err(wrong)?);
     }
     if let Some(key) = take("idempotencyKey", KEY_HEADER)? {
         check_key(&key)?;

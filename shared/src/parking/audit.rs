@@ -21,6 +21,12 @@ impl Audit {
         Self { pool, actor: actor.to_owned() }
     }
 
+    /// The table, written in another name.
+    #[must_use]
+    pub fn of(self, actor: &str) -> Self {
+        Self { actor: actor.to_owned(), ..self }
+    }
+
     /// Whether PostgreSQL answers.
     pub async fn ping(&self) -> sqlx::Result<()> {
         sqlx::query("select 1").execute(&self.pool).await.map(drop)

@@ -63,6 +63,16 @@ impl Desk {
         Self { topology, parked, reader, audit: Audit::new(pool, actor) }
     }
 
+    /// The desk as it is used by somebody whose name is known.
+    #[must_use]
+    pub fn of(&self, actor: Option<&str>) -> Self {
+        let mut desk = self.clone();
+        if let Some(actor) = actor {
+            desk.audit = desk.audit.of(actor);
+        }
+        desk
+    }
+
     /// Whether PostgreSQL answers.
     pub async fn ping(&self) -> sqlx::Result<()> {
         self.audit.ping().await

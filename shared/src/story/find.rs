@@ -34,18 +34,17 @@ pub enum Audience {
 pub struct Finder {
     past: Past,
     parked: Log,
-    audience: Audience,
 }
 
 impl Finder {
     /// A finder that reads streams through `client` and, if it is given, PostgreSQL.
-    pub fn new(client: &Client, past: Past, audience: Audience) -> Self {
+    pub fn new(client: &Client, past: Past) -> Self {
         let parked = Log::new(client.clone(), past.topology().parked_stream());
-        Self { past, parked, audience }
+        Self { past, parked }
     }
 
-    /// An order's story; nothing if it has no events.
-    pub async fn story(&self, id: OrderId) -> Result<Option<Story>, PastError> {
+    /// An order's story for an audience; nothing if it has no events.
+    pub async fn story(&self, id: OrderId, audience: Audience) -> Result<Option<Story>, PastError> {
         let history = self.past.history(id).await?;
         let Some(last) = history.last() else { return Ok(None) };
         let order: Order = last.state().map_err(ReadError::from)?;
@@ -62,7 +61,7 @@ impl Finder {
                 missing.push("refused commands, the gateway's book and what the order holds: no PostgreSQL is configured".to_owned());
                 None
             }
-            Some(pool) => match from_database(pool, id, &history, self.audience).await {
+            Some(pool) => match from_database(pool, id, &history, audience).await {
                 Ok((moments, holds)) => {
                     timeline.extend(moments);
                     holds
@@ -139,7 +138,7 @@ async fn from_database(
     audience: Audience,
 ) -> sqlx::Result<(Vec<Moment>, Option<Holds>)> {
     let (commands, charges, dealt, holds) = tokio::try_join!(
-        commands(pool, id, history),
+        commands(pool, id, history, audience),
         gateway(pool, id),
         operators(pool, id, audience),
         holds(pool, id),
@@ -148,9 +147,14 @@ async fn from_database(
 }
 
 /// Every decision about the order: what was refused stands nowhere else.
-async fn commands(pool: &PgPool, id: OrderId, history: &[Event]) -> sqlx::Result<Vec<Moment>> {
+async fn commands(
+    pool: &PgPool,
+    id: OrderId,
+    history: &[Event],
+    audience: Audience,
+) -> sqlx::Result<Vec<Moment>> {
     let rows = sqlx::query(
-        "select command_id, reason, detail, decided_at from ledger.decisions
+        "select command_id, reason, detail, actor, decided_at from ledger.decisions
          where subject = 'order' and subject_id = $1",
     )
     .bind(id.to_string())
@@ -161,12 +165,19 @@ async fn commands(pool: &PgPool, id: OrderId, history: &[Event]) -> sqlx::Result
     for row in rows {
         let command: Uuid = row.try_get("command_id")?;
         let reason: Option<String> = row.try_get("reason")?;
+        let actor: Option<String> = row.try_get("actor")?;
+        let actor = actor.filter(|_| audience == Audience::Operators);
+        let by = actor.map(|actor| format!("by {actor}"));
         let (what, detail) = match reason {
-            // The event tells it.
-            _ if answered.contains(&command) => continue,
+            // The event tells it, and not who wanted it.
+            _ if answered.contains(&command) => match by.clone() {
+                Some(by) => ("given", by),
+                None => continue,
+            },
             Some(reason) => {
                 let detail: Option<String> = row.try_get("detail")?;
-                ("refused", format!("{reason}: {}", detail.unwrap_or_default()))
+                let by = by.map_or_else(String::new, |by| format!("; {by}"));
+                ("refused", format!("{reason}: {}{by}", detail.unwrap_or_default()))
             }
             None => ("accepted", "repeats another command, or its event is on its way".to_owned()),
         };

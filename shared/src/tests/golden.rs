@@ -156,8 +156,11 @@ fn golden_command_events() {
     let about = Some(About { subject: Subject::Order, id: order_id().to_string() });
     let refusal = Refusal::new(Reason::NotAllowed, "an order that is shipped cannot be cancelled");
     let outcomes = [
-        ("command-accepted", CommandOutcome { refusal: None, about: about.clone() }),
-        ("command-rejected", CommandOutcome { refusal: Some(refusal), about }),
+        (
+            "command-accepted",
+            CommandOutcome { refusal: None, about: about.clone(), on_behalf_of: None },
+        ),
+        ("command-rejected", CommandOutcome { refusal: Some(refusal), about, on_behalf_of: None }),
     ];
     for (name, outcome) in outcomes {
         let command = CommandId(cause().causation);

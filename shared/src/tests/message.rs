@@ -125,7 +125,7 @@ fn an_outcome_with_a_reason_that_is_not_known_is_never_taken_for_an_acceptance()
 fn a_command_that_touched_nothing_has_one_event() {
     let id = CommandId(Uuid::from_u128(5));
     let cause = Cause { causation: id.0, correlation: id.0, traceparent: None };
-    let outcome = CommandOutcome { refusal: None, about: None };
+    let outcome = CommandOutcome { refusal: None, about: None, on_behalf_of: None };
     let event = Event::command(id, &outcome, at(0), &cause).unwrap();
     assert_eq!((event.version, event.subject_id.as_str()), (1, id.to_string().as_str()));
     assert_eq!((event.data.get(), event.state.get()), ("{}", "{}"));

@@ -1,5 +1,7 @@
 //! Single rules: given, when, then.
 
+use millrace_shared::command::ON_BEHALF_HEADER;
+
 use super::*;
 
 #[test]
@@ -135,4 +137,76 @@ fn what_orders_changed_is_told_before_the_next_event() {
     assert_eq!(told(Subject::Customer), ["registered", "credit-changed", "credit-limit-set"]);
     assert!(world.touched_products.is_empty() && world.touched_customers.is_empty());
     world.check_log();
+}
+
+/// A command in the name of a customer.
+fn named(customer: &'static str, sequence: u64, (kind, body): &Sent) -> Incoming {
+    let header = |name: &str| (name == ON_BEHALF_HEADER).then_some(customer);
+    let bytes = body.to_string();
+    let received = Received::read(kind, bytes.as_bytes(), header, ("COMMANDS", sequence));
+    Incoming { received, at: at(), sequence, traceparent: None }
+}
+
+#[test]
+fn a_customer_calls_off_its_own_orders_and_does_not_learn_of_others() {
+    let mut world = World::default();
+    world.send(&[register("ANA", 20), register("BOB", 20), define("TEA", &usd(5), 5)]);
+    world.send(&[place(0, &[("TEA", 1)], "card")]);
+    let cancel = step("order.cancel", 0);
+    let refused = |book: &mut Book, message: &Incoming| {
+        let Ruling::Decided(decision) = book.rule(message, at()).unwrap() else { panic!() };
+        let [event] = &decision.events[..] else { panic!("{:?}", decision.events) };
+        assert_eq!(event.subject, Subject::Command);
+        let outcome: CommandOutcome = event.state().unwrap();
+        assert_eq!(outcome.on_behalf_of, Some("BOB".parse().unwrap()));
+        decision.past.refusal.unwrap()
+    };
+    let theirs = named("BOB", 20, &cancel);
+    let mut book = world.load(std::slice::from_ref(&theirs));
+    let of_another = refused(&mut book, &theirs);
+    let mut none = world.load(&[]);
+    none.orders.insert(order_id(0), Known::Nowhere);
+    // Word for word what is said of an order that is not there, and after the same wait.
+    assert_eq!(of_another, refused(&mut none, &theirs));
+    assert_eq!(of_another.reason, Reason::UnknownOrder);
+    let early = named("BOB", 21, &cancel);
+    book.early.insert(21);
+    assert!(matches!(book.rule(&early, at()).unwrap(), Ruling::NotYet));
+    let own = named("ANA", 22, &cancel);
+    let Ruling::Decided(decision) = book.rule(&own, at()).unwrap() else { panic!() };
+    assert_eq!(decision.events[0].kind, "cancelled");
+}
+
+#[test]
+fn a_key_of_one_customer_is_not_that_of_another() {
+    let mut cancel = step("order.cancel", 0);
+    cancel.1["idempotencyKey"] = json!("once");
+    let id = |customer| named(customer, 1, &cancel).received.command_id;
+    assert_eq!(id("ANA"), named("ANA", 2, &cancel).received.command_id);
+    assert_ne!(id("ANA"), id("BOB"));
+    assert_ne!(id("ANA"), incoming((1, &cancel)).received.command_id);
+    // A placement has its customer in its body: in its own name it is the same order.
+    let placement = place(FREE_ORDERS, &[("TEA", 1)], "card");
+    let own = named("ANA", 1, &placement).received;
+    assert_eq!(own.command_id, incoming((1, &placement)).received.command_id);
+}
+
+#[test]
+fn nothing_else_is_done_in_the_name_of_a_customer() {
+    let ship = step("order.ship", 0);
+    let limit = json!({ "customerId": "BOB", "creditLimit": usd(1_000) });
+    for sent in [
+        ship,
+        step("order.refund", 0),
+        place(0, &[("TEA", 1)], "card"),
+        ("customer.set-credit-limit", limit),
+        define("TEA", &usd(1), 1),
+    ] {
+        let message = named("BOB", 1, &sent);
+        assert!(message.received.command.is_err(), "{sent:?}");
+        let Ruling::Decided(decision) = Book::default().rule(&message, at()).unwrap() else {
+            panic!()
+        };
+        assert_eq!(decision.past.refusal.unwrap().reason, Reason::MalformedCommand);
+    }
 }

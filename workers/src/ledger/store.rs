@@ -121,9 +121,10 @@ async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
     // A decision is replaced only by `decide again`, after the log refused its event.
     let stored = sqlx::query(
         "insert into ledger.decisions
-                (command_id, key_id, fingerprint, subject, subject_id, reason, detail, decided_at)
-         select *, $8 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
-                                  $6::text[], $7::text[])
+                (command_id, key_id, fingerprint, subject, subject_id, reason, detail, actor,
+                 decided_at)
+         select *, $9 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
+                                  $6::text[], $7::text[], $8::text[])
          on conflict do nothing",
     )
     .bind(past.iter().map(|p| p.command_id.0).collect::<Vec<_>>())
@@ -133,6 +134,7 @@ async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
     .bind(past.iter().map(|p| p.about.id.clone()).collect::<Vec<_>>())
     .bind(past.iter().map(reason).collect::<Vec<_>>())
     .bind(past.iter().map(detail).collect::<Vec<_>>())
+    .bind(decisions.iter().map(|decision| decision.actor.as_deref()).collect::<Vec<_>>())
     .bind(now())
     .execute(tx)
     .await?;

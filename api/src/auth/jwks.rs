@@ -1,0 +1,232 @@
+//! The public keys of who issues tokens, as a JWKS (RFC 7517) in a file or at a URL. They are read
+//! again now and then, and when a token names a key that is not known: for a new key. Where they
+//! cannot be read, those from before stay in use.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use axum::body::Bytes;
+use axum::http::{Request, Uri};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_rustls::HttpsConnectorBuilder;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::Connect;
+use hyper_util::rt::TokioExecutor;
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey};
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::token::{Expected, Key, TokenError};
+
+/// How often the keys are read again: so long does one live on that was taken away.
+const EVERY: Duration = Duration::from_mins(5);
+/// How often they are read again at the most because of tokens whose key is not known: such tokens
+/// cost their sender nothing.
+const SOONEST: Duration = Duration::from_secs(30);
+/// How soon it is tried again while none could be read yet: no token can be taken until then.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of all keys.
+const MOST_BYTES: usize = 256 * 1024;
+/// Bits of the smallest RSA key (RFC 7518, 3.3), in bytes.
+const RSA_BYTES: usize = 256;
+
+/// Where the keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a file.
+    File(PathBuf),
+    /// At an address, `https://…` or, within one's own network, `http://…`.
+    Url(Uri),
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.contains("://") {
+            return Ok(Self::File(text.into()));
+        }
+        let uri: Uri = text.parse().map_err(|error| format!("is no address: {error}"))?;
+        match uri.scheme_str() {
+            Some("https" | "http")
+                if uri.authority().is_some_and(|it| !it.as_str().contains('@')) =>
+            {
+                Ok(Self::Url(uri))
+            }
+            _ => Err("must be https://HOST/PATH, without a password in it, or a file".to_owned()),
+        }
+    }
+}
+
+type Keys = HashMap<String, Arc<Key>>;
+
+/// What is known of the keys.
+#[derive(Debug, Default)]
+struct Known {
+    /// By `kid`; one that has none is under the empty name. Absent until they could be read.
+    keys: Option<Keys>,
+    /// What was read.
+    text: Vec<u8>,
+    /// Another number for all that was read.
+    state: u64,
+}
+
+/// The keys.
+#[derive(Debug)]
+pub struct Jwks {
+    place: Place,
+    expected: Expected,
+    known: RwLock<Known>,
+    /// When a token has last made them be read.
+    asked: Mutex<Option<Instant>>,
+}
+
+impl Jwks {
+    /// The keys at a place; they are read by [`Jwks::keep_fresh`], or for the first token.
+    pub fn new(place: Place, expected: Expected) -> Self {
+        Self { place, expected, known: RwLock::default(), asked: Mutex::default() }
+    }
+
+    /// Another number whenever other keys were read.
+    pub fn state(&self) -> u64 {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).state
+    }
+
+    /// The key of this name; where there is but one a token need not name it.
+    pub async fn key(&self, kid: Option<&str>) -> Result<Arc<Key>, TokenError> {
+        match self.find(kid) {
+            Ok(key) => return Ok(key),
+            // Whether it is read again or not, others do not wait for it twice.
+            Err(_) => {
+                let mut asked = self.asked.lock().await;
+                if asked.is_none_or(|at| at.elapsed() >= SOONEST) && self.find(kid).is_err() {
+                    *asked = Some(Instant::now());
+                    self.refresh().await;
+                }
+            }
+        }
+        self.find(kid)
+    }
+
+    fn find(&self, kid: Option<&str>) -> Result<Arc<Key>, TokenError> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let keys = known.keys.as_ref().ok_or(TokenError::NoKeys)?;
+        let found = match kid {
+            Some(kid) => keys.get(kid),
+            None if keys.len() == 1 => keys.values().next(),
+            None => None,
+        };
+        found.cloned().ok_or(TokenError::Signature)
+    }
+
+    /// Reads the keys now and again until the shutdown.
+    pub async fn keep_fresh(&self, stop: &CancellationToken) {
+        loop {
+            self.refresh().await;
+            // Until they could be read once, no token is taken: then it is tried again soon.
+            let none = matches!(self.find(None), Err(TokenError::NoKeys));
+            let wait = if none { AFTER_FAILURE } else { EVERY };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn refresh(&self) {
+        let read = timeout(PATIENCE, self.read()).await;
+        let read = read.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PATIENCE:?}")));
+        match read.and_then(|text| Ok((parse(&text, &self.expected)?, text))) {
+            Ok((keys, text)) => {
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                if known.keys.is_none() || known.text != text {
+                    tracing::info!(keys = keys.len(), "the keys of tokens were read");
+                    let state = known.state + 1;
+                    *known = Known { keys: Some(keys), text, state };
+                }
+            }
+            Err(error) => tracing::warn!(
+                place = ?self.place,
+                "the keys of tokens cannot be read; those from before stay in use: {error:#}"
+            ),
+        }
+    }
+
+    async fn read(&self) -> anyhow::Result<Vec<u8>> {
+        let uri = match &self.place {
+            Place::File(path) => return Ok(tokio::fs::read(path).await?),
+            Place::Url(uri) => uri.clone(),
+        };
+        let client = Client::builder(TokioExecutor::new());
+        if uri.scheme_str() == Some("http") {
+            return get(client.build_http(), uri).await;
+        }
+        // The certificates that this machine trusts.
+        let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_only();
+        get(client.build(connector.enable_http1().build()), uri).await
+    }
+}
+
+async fn get<C>(client: Client<C, Empty<Bytes>>, uri: Uri) -> anyhow::Result<Vec<u8>>
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let request = Request::get(uri).header("accept", "application/json");
+    let answer = client.request(request.body(Empty::new())?).await?;
+    ensure!(answer.status().is_success(), "the answer is {}", answer.status());
+    let body = Limited::new(answer.into_body(), MOST_BYTES).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?;
+    Ok(body.to_bytes().to_vec())
+}
+
+/// The keys of a JWKS that tokens can be signed with here. What is for other things is left out.
+fn parse(text: &[u8], expected: &Expected) -> anyhow::Result<Keys> {
+    ensure!(text.len() <= MOST_BYTES, "there are more than {MOST_BYTES} bytes of keys");
+    let set: Value = serde_json::from_slice(text).context("it is not JSON")?;
+    let listed = set["keys"].as_array().context("it has no list of keys")?;
+    let keys: Keys = listed
+        .iter()
+        // One that cannot be read is no reason to do without the others.
+        .filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok())
+        .filter_map(|jwk| {
+            let algorithm = algorithm(&jwk)?;
+            let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+            let key = Arc::new(Key::new(decoding, algorithm, expected));
+            Some((jwk.common.key_id.unwrap_or_default(), key))
+        })
+        .collect();
+    ensure!(!keys.is_empty(), "it has no key for RS256, ES256 or EdDSA (Ed25519)");
+    Ok(keys)
+}
+
+/// What a key is for: that follows from its kind alone. A secret is never taken from a JWKS.
+fn algorithm(jwk: &Jwk) -> Option<Algorithm> {
+    let signs = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(rsa) => {
+            let modulus = BASE64_URL_SAFE_NO_PAD.decode(&rsa.n).ok()?;
+            (modulus.len() >= RSA_BYTES).then_some(Algorithm::RS256)?
+        }
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => {
+            Algorithm::ES256
+        }
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
+            Algorithm::EdDSA
+        }
+        _ => return None,
+    };
+    let named = jwk.common.key_algorithm.map(|named| named.to_string());
+    let fits = named.is_none_or(|named| named == format!("{algorithm:?}"));
+    (signs && fits).then_some(algorithm)
+}
