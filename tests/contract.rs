@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
+use millrace_api::auth::Role;
+use millrace_api::auth::config::AuthConfig;
 use millrace_shared::asyncapi::{Message, Messages};
 use serde_json::{Value, json};
 
+use crate::auth::{Guarded, SECRET, token};
 use crate::clients::{installed, not_tested, there};
 use crate::harness::{System, account_order, card_order, eventually};
 use crate::past::Beside;
@@ -78,10 +81,13 @@ async fn attacked(with: &[&str]) {
     let Some(folder) = found.expect("no panic") else { return };
     let system = System::with_workers(1).await;
     let known = filled(&system).await.to_string();
-    let edge = Beside::for_operators(&system).await;
+    // Nobody has to wait: it is the schema that is attacked.
+    let rates = ["operator=0", "anonymous=0"].map(|rate| rate.parse().expect("a rate"));
+    let auth = AuthConfig::default().with_secret(SECRET).with_limits(rates.into(), Some(1_000));
+    let edge = Guarded::with(&system, auth).await;
     // Or searches are refused, and that is within the contract.
     eventually("the edge has read the catalogue", async || {
-        let ready = edge.get(&system, "/readyz").await;
+        let ready = edge.get("/readyz", None).await;
         (ready.text("/status") == "ok").then_some(())
     })
     .await;
@@ -89,7 +95,8 @@ async fn attacked(with: &[&str]) {
     command
         .args(["-m", "schemathesis.cli", "--config-file"])
         .arg(folder.join("schemathesis.toml"))
-        .args(["run", &format!("{}/openapi.json", edge.http), "--no-color"])
+        .args(["run", &format!("{}/openapi.json", edge.http()), "--no-color"])
+        .args(["-H", &format!("Authorization: Bearer {}", token("ops", Role::Operator))])
         .args(with)
         .env("PYTHONPATH", &folder)
         .env("MILLRACE_KNOWN", known)

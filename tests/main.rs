@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, reason = "what a test expects and does not find is its failure")]
 
 mod apart;
+mod auth;
 mod bad_input;
 mod bench;
 mod chaos;

@@ -187,7 +187,8 @@ pub struct Beside {
 }
 
 impl Beside {
-    async fn open(config: ApiConfig) -> Self {
+    /// One with these settings.
+    pub async fn open(config: ApiConfig) -> Self {
         let server = Server::bind(config).await.expect("the api binds");
         let http = format!("http://{}", server.local_addr());
         let stop = CancellationToken::new();

@@ -4,10 +4,14 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use millrace_api::auth::Role;
+use millrace_api::auth::config::AuthConfig;
 use millrace_api::{ApiConfig, Server};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::{SECRET, token};
 use crate::clients::{installed, there};
 use crate::harness::{Running, System};
 use crate::parked::shop::Shop;
@@ -53,6 +57,22 @@ impl Edge {
                 .with_operator_routes(config.postgres.clone())
                 .with_trial()
         };
+        Self::with(config).await
+    }
+
+    /// One at which callers have to sign in.
+    async fn guarded(system: &System) -> Self {
+        let config = |address: &str| {
+            let address = address.parse().expect("an address");
+            let config = &system.config;
+            ApiConfig::new(address, config.nats.clone(), config.redis.clone())
+                .with_operator_routes(config.postgres.clone())
+                .with_auth(AuthConfig::default().with_secret(SECRET))
+        };
+        Self::with(config).await
+    }
+
+    async fn with(config: impl Fn(&str) -> ApiConfig) -> Self {
         let server = Server::bind(config("127.0.0.1:0")).await.expect("the api binds");
         let address = server.local_addr().to_string();
         let running = Some(serve(server));
@@ -83,8 +103,10 @@ fn serve(server: Server) -> Running {
 }
 
 /// Runs a script of `tests/browser` to its end, and does what it asks for.
-async fn run(script: &str, library: &Path, shop: &Shop) {
-    let mut edge = Edge::open(&shop.system).await;
+async fn run(script: &str, library: &Path, shop: &Shop, mut edge: Edge) {
+    let tokens = json!({
+        "ann": token("ann", Role::Customer), "ops": token("ops", Role::Operator),
+    });
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pages");
     let mut child = tokio::process::Command::new("python3")
@@ -93,6 +115,7 @@ async fn run(script: &str, library: &Path, shop: &Shop) {
         .arg(pictures)
         .env("PYTHONPATH", library)
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("MILLRACE_TOKENS", tokens.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -129,7 +152,21 @@ async fn in_a_browser(script: &str) {
     let library = tokio::task::spawn_blocking(playwright).await.expect("the library is there");
     if let Some(library) = library {
         let shop = Shop { system: System::start().await, running: Vec::new() };
-        run(script, &library, &shop).await;
+        let edge = Edge::open(&shop.system).await;
+        run(script, &library, &shop, edge).await;
+        shop.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_signs_in_has_the_pages_and_nobody_else_has() {
+    let library = tokio::task::spawn_blocking(playwright).await.expect("the library is there");
+    if let Some(library) = library {
+        let shop = Shop { system: System::start().await, running: Vec::new() };
+        shop.system.define("mug", 900, 1_000).await;
+        shop.system.register("ann", Some(100_000)).await;
+        let edge = Edge::guarded(&shop.system).await;
+        run("sign_in.py", &library, &shop, edge).await;
         shop.close().await;
     }
 }

@@ -226,10 +226,12 @@ impl App {
         }
     }
 
-    /// Gives both connections a moment, so that the first requests are not refused for nothing.
+    /// Gives both connections, and the keys of tokens, a moment, so that the first requests are not refused for nothing.
     async fn warm_up(&self) {
         let start = Instant::now();
-        while !(self.can_accept() && self.can_read()) && start.elapsed() < WARM_UP {
+        while !(self.can_accept() && self.can_read() && self.gate.is_ready())
+            && start.elapsed() < WARM_UP
+        {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::progress;
 use crate::replay::Via;
 use crate::replay::http::Http;
+use crate::token::SignIn;
 
 /// Rows that are sent at a time.
 const BATCH: usize = 500;
@@ -50,6 +51,9 @@ pub struct ImportArgs {
     /// Address of the HTTP API, `http://HOST:PORT`
     #[arg(long, value_name = "URL")]
     pub target: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the text would become part of the help")]
+    pub sign_in: SignIn,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the text would become part of the help")]
     pub nats: NatsConfig,
@@ -190,7 +194,7 @@ struct Nats {
 impl Target {
     async fn connect(args: &ImportArgs) -> anyhow::Result<Self> {
         match (args.via, &args.target) {
-            (Via::Http, Some(url)) => Ok(Self::Http(Http::new(url).await?)),
+            (Via::Http, Some(url)) => Ok(Self::Http(Http::new(url, &args.sign_in).await?)),
             (Via::Http, None) => bail!("--via http needs --target"),
             (Via::Nats, url) => {
                 ensure!(url.is_none(), "--target is for --via http; NATS is reached by --nats-url");

@@ -22,6 +22,7 @@ pub mod rebuild;
 pub mod replay;
 pub mod sample;
 pub mod servers;
+pub mod token;
 pub mod trim;
 pub mod up;
 pub mod verify;
@@ -76,6 +77,12 @@ enum Action {
     Replay(replay::ReplayArgs),
     /// Measure how many orders are processed and how fast, and the servers' own limit beside it
     Bench(bench::BenchArgs),
+    /// Make API keys, with which programs and operators sign in
+    #[command(subcommand)]
+    Key(token::KeyAction),
+    /// Make tokens, with which customers and others sign in
+    #[command(subcommand)]
+    Token(token::TokenAction),
     /// Check every promise against the data, while the system runs
     Verify(verify::VerifyArgs),
 }
@@ -93,6 +100,8 @@ pub fn main() -> ExitCode {
         | Action::Rebuild(_)
         | Action::Trim(_)
         | Action::Bench(_)
+        | Action::Key(_)
+        | Action::Token(_)
         | Action::Verify(_) => "warn,fred=off",
         _ => "info,sqlx=warn,async_nats=warn,fred=off",
     };
@@ -132,6 +141,8 @@ async fn run(action: Action) -> Result<()> {
         Action::Import(args) => import::run(args).await?,
         Action::Replay(args) => replay::run(args).await?,
         Action::Bench(args) => Box::pin(bench::run(args, until_signal()?)).await?,
+        Action::Key(action) => token::key(&action)?,
+        Action::Token(action) => token::token(&action)?,
         Action::Verify(args) => verify::run(args).await?,
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use millrace_api::auth::config::AuthConfig;
 use millrace_api::{ApiConfig, Server};
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::topology::StreamOptions;
@@ -45,6 +46,8 @@ pub struct UpArgs {
     #[arg(long, env = "MILLRACE_PAYMENT_TIMEOUT", value_name = "SECONDS",
           default_value_t = PAYMENT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..))]
     payment_timeout: u32,
+    #[command(flatten)]
+    auth: AuthConfig,
     /// Start with an empty catalogue
     #[arg(long)]
     no_sample: bool,
@@ -174,12 +177,9 @@ async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
     let edge = |http: SocketAddr| {
         let edge = ApiConfig::new(http, config.nats.clone(), config.redis.clone());
         let journal = config.postgres.clone();
-        // The routes for operators ask for no password: only where nobody else reaches them.
-        if http.ip().is_loopback() {
-            edge.with_operator_routes(journal).with_trial()
-        } else {
-            edge.with_journal(journal)
-        }
+        let edge = edge.with_operator_routes(journal).with_auth(args.auth.clone());
+        // Whoever comes may be anybody only where nobody is asked: where only this machine comes.
+        if args.auth.is_set() { edge } else { edge.with_trial() }
     };
     match args.http {
         Some(http) => Server::bind(edge(http)).await,
@@ -239,17 +239,15 @@ fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> St
     let program = std::env::current_exe().unwrap_or_else(|_| "millrace".into());
     let program = program.display();
     let by_http = http.map(|http| {
-        let console = if http.ip().is_loopback() {
-            format!("  Console     http://{http}/ops\n")
-        } else {
-            String::new()
-        };
+        let token =
+            if args.auth.is_set() { " \\\n      -H \"Authorization: Bearer $TOKEN\"" } else { "" };
         format!(
             "  HTTP        http://{http}
   Shop        http://{http}/
-{console}
+  Console     http://{http}/ops
+
   Place an order:
-    curl -s http://{http}/v1/orders -H 'Prefer: wait=5' \\
+    curl -s http://{http}/v1/orders{token} -H 'Prefer: wait=5' \\
       -H 'Content-Type: application/json' -H 'Idempotency-Key: first-order' \\
       -d '{order}'
 

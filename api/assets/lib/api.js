@@ -1,5 +1,7 @@
 // Requests to the server that has sent the page.
 
+import { refused, signed } from "./sign-in.js";
+
 const PATIENCE = 15_000;
 
 /** The server has refused. `problem` is its problem document (RFC 9457). */
@@ -27,7 +29,7 @@ export class NoAnswer extends Error {}
  */
 export async function call(method, path, { body, headers = {}, signal, patience = PATIENCE } = {}) {
   const late = AbortSignal.timeout(patience);
-  const init = { method, headers: { ...headers }, cache: "no-cache" };
+  const init = { method, headers: { ...signed(), ...headers }, cache: "no-cache" };
   init.signal = signal ? AbortSignal.any([signal, late]) : late;
   if (body !== undefined) {
     init.headers["Content-Type"] = "application/json";
@@ -42,6 +44,7 @@ export async function call(method, path, { body, headers = {}, signal, patience 
     if (signal?.aborted) throw error;
     throw new NoAnswer("The shop cannot be reached.", { cause: error });
   }
+  if (response.status === 401) refused();
   const json = text ? read(text) : null;
   if (!response.ok) {
     throw new Refused(response.status, json ?? {}, Number(response.headers.get("Retry-After")) || 0);

@@ -7,11 +7,18 @@ import parked from "./parked.js";
 import pipeline from "./pipeline.js";
 import reports from "./reports.js";
 import { connected, parkedNow } from "./samples.js";
+import { form, leave, signedOut, token } from "../lib/sign-in.js";
 
-const views = { "": pipeline, parked, order, reports };
+const door = {
+  title: () => "Sign in",
+  view: () => html`<h1>Who are you?</h1><div class="two even">${form("an operator")}</div>`,
+};
+const views = signedOut() ? { "": door } : { "": pipeline, parked, order, reports };
 const NAMES = { "": "Pipeline", parked: "Parked", order: "Orders", reports: "Reports" };
 
-const nav = () => Object.entries(NAMES).map(([name, title]) => html`
+const nav = () => (signedOut() ? nothing : html`${places()} ${token() ? leave() : nothing}`);
+
+const places = () => Object.entries(NAMES).map(([name, title]) => html`
   <a href=${link(name)} aria-current=${place().name === name ? "page" : nothing}>${title}
     ${name === "parked" && parkedNow() ? html`<span class="badge bad">${parkedNow()}</span>` : nothing}</a>`);
 

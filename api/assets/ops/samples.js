@@ -3,6 +3,7 @@
 import { get } from "../lib/api.js";
 import { follow } from "../lib/live.js";
 import { redraw } from "../lib/page.js";
+import { signedOut } from "../lib/sign-in.js";
 
 const KEPT = 15 * 60_000;
 
@@ -48,4 +49,4 @@ follow("/v1/ops/pipeline/stream", (next) => {
   live = connection;
   redraw();
 });
-load();
+if (!signedOut()) load();

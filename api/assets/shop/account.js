@@ -1,10 +1,11 @@
-// Who am I: choosing a customer or registering one. There is no login; where the server does not let
-// one choose (`trial`), one has to know a customer's id.
+// Who am I: signing in, where the server asks for it (`sign-in`); else choosing a customer or
+// registering one. Where it does not let one choose (`trial`), one has to know a customer's id.
 
 import { html, nothing, repeat } from "../lib/html.js";
 import { call, get } from "../lib/api.js";
 import { go, link, offers, redraw } from "../lib/page.js";
 import { minor, money } from "../lib/format.js";
+import { form, leave, says, token } from "../lib/sign-in.js";
 import { become, customer, find } from "./customer.js";
 
 let then;
@@ -80,6 +81,13 @@ const other = (it) => html`
     <span class="person-text"><span>${it.name}</span><span class="muted">${it.creditAvailable ? `${money(it.creditAvailable)} credit left` : "by card only"}</span></span>
   </button></li>`;
 
+function door() {
+  if (!token()) return form("a customer");
+  if (customer()) return leave();
+  return html`<div class="card"><p class="notice bad" role="alert">This token is not a customer's: its role is
+    ${says().role ?? "that of an API key"}. The shop is for customers.</p><p>${leave()}</p></div>`;
+}
+
 const initials = (name) => name.split(/\s+/).map((word) => word[0]).slice(0, 2).join("").toUpperCase();
 
 export default {
@@ -102,7 +110,7 @@ export default {
           <p class="muted">This shop is there to be tried out: be whom you like.</p>
           <ul class="people">${others ? repeat(others, (it) => it.customerId, other) : html`<li class="loading">Reading …</li>`}</ul>
         </section>` : nothing}
-      <div class="two even">
+      ${offers("sign-in") ? html`<div class="two even">${door()}</div>` : html`<div class="two even">
         <form class="card form" @submit=${register}>
           <h2>Register</h2>
           <label>Name <input name="name" required maxlength="80" autocomplete="name"></label>
@@ -115,6 +123,6 @@ export default {
           <label>Customer id <input name="id" required maxlength="64" autocomplete="username" autocapitalize="none" spellcheck="false"></label>
           <button class="button" ?disabled=${busy}>Go on</button>
         </form>
-      </div>`;
+      </div>`}`;
   },
 };

@@ -2,15 +2,22 @@
 
 import { get } from "../lib/api.js";
 import { follow } from "../lib/live.js";
-import { redraw } from "../lib/page.js";
+import { offers, redraw } from "../lib/page.js";
+import { says, signedOut } from "../lib/sign-in.js";
 import { stored } from "../lib/stored.js";
 
 const chosen = stored("customer", null);
 const listeners = new Set();
 
-let now = chosen.get();
+// Who has signed in is who the token says, whoever was here before.
+let now = offers("sign-in") ? own() : chosen.get();
 let live = true;
 let ending;
+
+function own() {
+  const { role, sub } = signedOut() ? {} : says();
+  return role === "customer" ? { customerId: sub, name: sub } : null;
+}
 
 /** The customer; null if nobody was chosen. */
 export const customer = () => now;

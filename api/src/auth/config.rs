@@ -81,7 +81,8 @@ impl TokenConfig {
 #[derive(Debug, Clone, Default, Args)]
 pub struct AuthConfig {
     #[command(flatten)]
-    tokens: TokenConfig,
+    #[allow(missing_docs, reason = "the text would become part of the help")]
+    pub tokens: TokenConfig,
     /// Public keys of who signs tokens with RS256, ES256 or EdDSA: a JWKS file, or its URL
     #[arg(long, env = "MILLRACE_JWKS", value_name = "FILE|URL",
           conflicts_with_all = ["jwt_secret", "jwt_secret_file"])]

@@ -93,7 +93,7 @@ pub struct Jwks {
 }
 
 impl Jwks {
-    /// The keys at a place; they are read by [`Jwks::keep_fresh`], or for the first token.
+    /// The keys at a place; they are read by [`Jwks::keep_fresh`].
     pub fn new(place: Place, expected: Expected) -> Self {
         Self { place, expected, known: RwLock::default(), asked: Mutex::default() }
     }
@@ -105,16 +105,16 @@ impl Jwks {
 
     /// The key of this name; where there is but one a token need not name it.
     pub async fn key(&self, kid: Option<&str>) -> Result<Arc<Key>, TokenError> {
-        match self.find(kid) {
-            Ok(key) => return Ok(key),
-            // Whether it is read again or not, others do not wait for it twice.
-            Err(_) => {
-                let mut asked = self.asked.lock().await;
-                if asked.is_none_or(|at| at.elapsed() >= SOONEST) && self.find(kid).is_err() {
-                    *asked = Some(Instant::now());
-                    self.refresh().await;
-                }
-            }
+        let found = self.find(kid);
+        // What could not be read yet is tried again all the time.
+        if !matches!(found, Err(TokenError::Signature)) {
+            return found;
+        }
+        // Others wait meanwhile, and find what was read.
+        let mut asked = self.asked.lock().await;
+        if asked.is_none_or(|at| at.elapsed() >= SOONEST) && self.find(kid).is_err() {
+            *asked = Some(Instant::now());
+            self.refresh().await;
         }
         self.find(kid)
     }
@@ -135,8 +135,7 @@ impl Jwks {
         loop {
             self.refresh().await;
             // Until they could be read once, no token is taken: then it is tried again soon.
-            let none = matches!(self.find(None), Err(TokenError::NoKeys));
-            let wait = if none { AFTER_FAILURE } else { EVERY };
+            let wait = if self.are_known() { EVERY } else { AFTER_FAILURE };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
@@ -144,7 +143,13 @@ impl Jwks {
         }
     }
 
-    async fn refresh(&self) {
+    /// Whether the keys could be read.
+    pub fn are_known(&self) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).keys.is_some()
+    }
+
+    /// Reads the keys; those from before stay where that does not work.
+    pub async fn refresh(&self) {
         let read = timeout(PATIENCE, self.read()).await;
         let read = read.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {PATIENCE:?}")));
         match read.and_then(|text| Ok((parse(&text, &self.expected)?, text))) {

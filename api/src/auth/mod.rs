@@ -224,6 +224,12 @@ impl Gate {
         self.limits.stream(caller).ok_or_else(too_many)
     }
 
+    /// Whether it can tell who calls.
+    pub fn is_ready(&self) -> bool {
+        let tokens = self.sign_in.as_ref().and_then(|sign_in| sign_in.tokens.as_ref());
+        tokens.is_none_or(Tokens::are_ready)
+    }
+
     /// Keeps the keys of tokens fresh until the shutdown.
     pub async fn keep_fresh(&self, stop: &CancellationToken) {
         if let Some(SignIn { tokens: Some(tokens), .. }) = &self.sign_in {

@@ -210,6 +210,14 @@ impl Tokens {
         }
     }
 
+    /// Whether the keys are there.
+    pub fn are_ready(&self) -> bool {
+        match &self.source {
+            Source::Secret(_) => true,
+            Source::Jwks(jwks) => jwks.are_known(),
+        }
+    }
+
     /// Whose token it is.
     pub async fn verify(&self, token: &str) -> Result<Caller, TokenError> {
         let mut hash = [0; 32];

@@ -159,10 +159,12 @@ async fn a_token_that_was_remembered_ends_all_the_same() {
 }
 
 /// Tokens by the keys of a JWKS in a file.
-fn by_keys(name: &str, keys: &Value) -> Tokens {
+async fn by_keys(name: &str, keys: &Value) -> Tokens {
     let path = std::env::temp_dir().join(format!("millrace-{name}-{}.json", std::process::id()));
     std::fs::write(&path, json!({ "keys": keys }).to_string()).unwrap();
-    Tokens::by_jwks(Jwks::new(Place::File(path), expected()), &expected())
+    let jwks = Jwks::new(Place::File(path), expected());
+    jwks.refresh().await;
+    Tokens::by_jwks(jwks, &expected())
 }
 
 fn curve() -> (EcdsaKeyPair, Value) {
@@ -187,7 +189,7 @@ async fn published_keys_of_three_kinds_are_taken() {
     let ((ec, ec_key), (ed, ed_key)) = (curve(), edwards());
     let rsa = json!({ "kty": "RSA", "kid": "rsa", "n": MODULUS, "e": "AQAB" });
     let unknown = json!({ "kty": "NEW", "kid": "new" });
-    let tokens = by_keys("kinds", &json!([ec_key, ed_key, rsa, unknown]));
+    let tokens = by_keys("kinds", &json!([ec_key, ed_key, rsa, unknown])).await;
     let good = claims(json!({}));
     let random = SystemRandom::new();
     let by_ec = |message: &[u8]| ec.sign(&random, message).unwrap().as_ref().to_vec();
@@ -217,7 +219,7 @@ async fn published_keys_of_three_kinds_are_taken() {
 async fn a_public_key_is_no_secret() {
     let (_, key) = curve();
     let secret = json!({ "kty": "oct", "kid": "oct", "k": BASE64_URL_SAFE_NO_PAD.encode(SECRET) });
-    let tokens = by_keys("confusion", &json!([key, secret]));
+    let tokens = by_keys("confusion", &json!([key, secret])).await;
     let good = claims(json!({}));
     for public in [MODULUS.as_bytes(), key["x"].as_str().unwrap().as_bytes(), SECRET] {
         for kid in ["ec", "oct"] {
@@ -237,7 +239,7 @@ async fn keys_for_other_things_are_left_out() {
     for (field, value) in [("use", "enc"), ("alg", "ES384"), ("crv", "P-384")] {
         let mut other = key.clone();
         other[field] = value.into();
-        let tokens = by_keys(&format!("left-out-{value}"), &json!([other, edwards().1]));
+        let tokens = by_keys(&format!("left-out-{value}"), &json!([other, edwards().1])).await;
         let header = json!({ "alg": "ES256", "kid": "ec" });
         let signed = token(&header, &claims(json!({})), |message| {
             pair.sign(&random, message).unwrap().as_ref().to_vec()
@@ -245,6 +247,6 @@ async fn keys_for_other_things_are_left_out() {
         assert_eq!(tokens.verify(&signed).await.unwrap_err(), TokenError::Signature, "{value}");
     }
     let short = json!({ "kty": "RSA", "kid": "rsa", "n": &MODULUS[..170], "e": "AQAB" });
-    let tokens = by_keys("short", &json!([short]));
+    let tokens = by_keys("short", &json!([short])).await;
     assert_eq!(tokens.verify(BY_RSA).await.unwrap_err(), TokenError::NoKeys);
 }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use millrace_workers::{PAYMENT_TIMEOUT, WorkerConfig};
 use serde::Serialize;
 
+use crate::token::SignIn;
 use crate::verify::VerifyConfig;
 
 /// What `millrace bench` is to do.
@@ -18,6 +19,9 @@ pub struct BenchArgs {
     /// settings below; without it, a private system that is started for it
     #[arg(long, value_name = "URL")]
     pub target: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the text would become part of the help")]
+    pub sign_in: SignIn,
     /// The running system's servers; `up` writes the settings to the file `env`
     /// in its data folder
     #[command(flatten)]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderName};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Connection {
     authority: String,
+    authorization: Option<String>,
     open: Option<SendRequest<Full<Bytes>>>,
 }
 
@@ -34,10 +35,10 @@ pub struct Answer {
 
 impl Connection {
     /// A connection to `http://HOST:PORT`.
-    pub fn new(http: &str) -> Result<Self> {
+    pub fn new(http: &str, authorization: Option<&str>) -> Result<Self> {
         let uri: Uri = http.parse().with_context(|| format!("{http:?} is no address"))?;
         let authority = uri.authority().context("an address without a host")?.to_string();
-        Ok(Self { authority, open: None })
+        Ok(Self { authority, authorization: authorization.map(str::to_owned), open: None })
     }
 
     /// Reads.
@@ -61,7 +62,11 @@ impl Connection {
         request: hyper::http::request::Builder,
         body: Bytes,
     ) -> Result<Answer> {
-        let request = request.header(HOST, self.authority.as_str()).body(Full::new(body))?;
+        let mut request = request.header(HOST, self.authority.as_str());
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(body))?;
         let answered = timeout(PATIENCE, self.exchange(request)).await;
         let answered = answered.unwrap_or_else(|_| Err(anyhow!("no answer within {PATIENCE:?}")));
         // What is left of it would be read as the next answer.

@@ -93,14 +93,16 @@ impl Load {
         let context = jetstream::new(system.nats.clone());
         let senders = (0..connections).map(|_| {
             Ok(Sender {
-                http: (entry != Entry::Nats).then(|| Connection::new(&system.http)).transpose()?,
+                http: (entry != Entry::Nats)
+                    .then(|| Connection::new(&system.http, system.authorization.as_deref()))
+                    .transpose()?,
                 nats: (entry != Entry::Http).then(|| context.clone()),
                 subject: system.topology.command("order.place"),
             })
         });
         Ok(Self {
             senders: senders.collect::<Result<_>>()?,
-            reader: Connection::new(&system.http)?,
+            reader: Connection::new(&system.http, system.authorization.as_deref())?,
             next: Arc::new(AtomicU64::new(0)),
             shop,
             underway,

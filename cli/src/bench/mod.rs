@@ -53,7 +53,8 @@ pub async fn run(args: BenchArgs, shutdown: CancellationToken) -> Result<()> {
     let args = args.settled();
     let temporary = tempfile::Builder::new().prefix("millrace-bench-").tempdir()?;
     let system = if let Some(url) = &args.target {
-        System::connect(url.trim_end_matches('/').to_owned(), args.running()).await?
+        let authorization = args.sign_in.authorization()?;
+        System::connect(url.trim_end_matches('/').to_owned(), authorization, args.running()).await?
     } else {
         let data = args.data.clone().unwrap_or_else(|| temporary.path().to_owned());
         tokio::fs::create_dir_all(&data).await?;

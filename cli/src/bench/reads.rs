@@ -71,7 +71,7 @@ pub async fn read(
     let begin = Instant::now();
     let mut tasks = JoinSet::new();
     for seed in 0..connections {
-        let mut connection = Connection::new(&system.http)?;
+        let mut connection = Connection::new(&system.http, system.authorization.as_deref())?;
         let (shop, words) = (Arc::clone(shop), Arc::clone(&words));
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
         tasks.spawn(async move {

@@ -46,6 +46,8 @@ pub struct Plan {
 pub struct System {
     /// `http://HOST:PORT`
     pub http: String,
+    /// What its edge is signed in to with.
+    pub authorization: Option<String>,
     /// How its servers are reached.
     pub config: WorkerConfig,
     /// Its names.
@@ -102,7 +104,7 @@ impl System {
         let http = format!("http://{http}");
         until_ready(&http).await?;
         let cold_start = Some(begin.elapsed());
-        let mut system = Self::connect(http, config).await?;
+        let mut system = Self::connect(http, None, config).await?;
         system.cold_start = cold_start;
         system.processes = starter.processes;
         system.private = starter.running;
@@ -112,7 +114,11 @@ impl System {
     }
 
     /// A system that runs already.
-    pub async fn connect(http: String, config: WorkerConfig) -> Result<Self> {
+    pub async fn connect(
+        http: String,
+        authorization: Option<String>,
+        config: WorkerConfig,
+    ) -> Result<Self> {
         until_ready(&http).await?;
         Ok(Self {
             topology: config.nats.topology()?,
@@ -124,6 +130,7 @@ impl System {
             private: Vec::new(),
             spawner: None,
             http,
+            authorization,
             config,
         })
     }

@@ -71,7 +71,7 @@ impl Underway {
             check,
         });
         let stop = CancellationToken::new();
-        let connection = Connection::new(&system.http)?;
+        let connection = Connection::new(&system.http, system.authorization.as_deref())?;
         let reader = tokio::spawn(Arc::clone(&underway).read(connection, asked));
         let (redis, namespace) =
             (system.config.redis.clone(), system.topology.namespace().to_owned());

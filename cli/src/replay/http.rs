@@ -7,10 +7,12 @@ use millrace_shared::command::{Command, KEY_HEADER};
 use millrace_shared::ids::CommandId;
 use millrace_shared::import::Report;
 use millrace_shared::message::Subject;
-use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::token::SignIn;
 
 use super::target::{Answer, Refused, Request, can_retry};
 
@@ -25,7 +27,7 @@ pub struct Http {
 }
 
 impl Http {
-    pub async fn new(target: &str) -> anyhow::Result<Self> {
+    pub async fn new(target: &str, sign_in: &SignIn) -> anyhow::Result<Self> {
         let url = Url::parse(target).with_context(|| {
             format!("--target {target:?} is not an address like http://HOST:PORT")
         })?;
@@ -38,6 +40,7 @@ impl Http {
             .no_proxy()
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(WAIT + 10))
+            .default_headers(signed(sign_in)?)
             .build()?;
         let base = target.trim_end_matches('/').to_owned();
         // A wrong address is told at once; later on a failed request is tried again for a while.
@@ -78,6 +81,7 @@ impl Http {
                     .json(&body)
             })
             .await?;
+        may_be_used(status, &answer)?;
         if status.is_client_error() {
             return Ok(Answer::Refused(refused(&answer)));
         }
@@ -96,6 +100,7 @@ impl Http {
                 request.header(CONTENT_TYPE, "application/x-ndjson").body(rows.clone())
             })
             .await?;
+        may_be_used(status, &answer)?;
         ensure!(status.is_success(), "{path}: the answer is {status}: {}", refused(&answer).detail);
         Ok(serde_json::from_value(answer)?)
     }
@@ -103,6 +108,7 @@ impl Http {
     async fn get(&self, path: &str, deadline: Instant) -> anyhow::Result<Option<Value>> {
         let url = format!("{}{path}", self.base);
         let (status, body) = self.exchange(deadline, path, || self.client.get(&url)).await?;
+        may_be_used(status, &body)?;
         match status {
             StatusCode::NOT_FOUND => Ok(None),
             status if status.is_success() => Ok(Some(body)),
@@ -151,6 +157,17 @@ impl Http {
     }
 }
 
+/// The header that every request has.
+fn signed(sign_in: &SignIn) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    if let Some(authorization) = sign_in.authorization()? {
+        let mut value = HeaderValue::try_from(authorization)?;
+        value.set_sensitive(true);
+        headers.insert(AUTHORIZATION, value);
+    }
+    Ok(headers)
+}
+
 fn is_passing(status: StatusCode) -> bool {
     status.is_server_error()
         || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
@@ -186,6 +203,14 @@ fn route(command: &Command) -> anyhow::Result<(Method, String, Value)> {
         other => bail!("a replay has no use for {}", other.kind()),
     };
     Ok((method, path, body))
+}
+
+/// Whether it is no matter of this one request that it was refused.
+fn may_be_used(status: StatusCode, answer: &Value) -> anyhow::Result<()> {
+    let signed_in = !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let detail = refused(answer).detail;
+    ensure!(signed_in, "the answer is {status}: {detail} (see --token-file)");
+    Ok(())
 }
 
 /// The reason in a problem document or in a command's outcome.

@@ -22,6 +22,8 @@ pub use summary::Summary;
 use files::ColumnName;
 use target::Target;
 
+use crate::token::SignIn;
+
 /// What `millrace replay` is to do.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
@@ -49,6 +51,9 @@ pub struct ReplayArgs {
     /// Address of the HTTP API, `http://HOST:PORT`
     #[arg(long, value_name = "URL")]
     pub target: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the text would become part of the help")]
+    pub sign_in: SignIn,
     #[command(flatten)]
     #[allow(missing_docs, reason = "the text would become part of the help")]
     pub nats: NatsConfig,
@@ -162,7 +167,7 @@ pub async fn replay(args: &ReplayArgs) -> anyhow::Result<(Summary, Option<anyhow
 
 async fn connect(args: &ReplayArgs) -> anyhow::Result<Target> {
     match (args.via, &args.target) {
-        (Via::Http, Some(url)) => Ok(Target::Http(http::Http::new(url).await?)),
+        (Via::Http, Some(url)) => Ok(Target::Http(http::Http::new(url, &args.sign_in).await?)),
         (Via::Http, None) => bail!("--via http needs --target"),
         (Via::Nats, url) => {
             ensure!(url.is_none(), "--target is for --via http; NATS is reached by --nats-url");
