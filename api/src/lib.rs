@@ -127,6 +127,24 @@ struct OperatorConfig {
     postgres: Option<PostgresConfig>,
 }
 
+impl OperatorConfig {
+    /// Where operators deal with parked messages, if there are routes for them.
+    fn desk(
+        &self,
+        client: &async_nats::Client,
+        topology: &Topology,
+    ) -> anyhow::Result<Option<Desk>> {
+        if !self.operator_routes {
+            return Ok(None);
+        }
+        let postgres = self.postgres.as_ref().context(
+            "--operator-routes needs --postgres-url: what operators do is written down there",
+        )?;
+        let pool = postgres.pool("millrace-api")?;
+        Ok(Some(Desk::new(client.clone(), topology.clone(), pool, NOBODY)))
+    }
+}
+
 impl ApiConfig {
     /// An edge that listens at `http`; port 0 takes any free one.
     pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
@@ -282,16 +300,7 @@ impl Server {
         let journal = journal.map(|it| it.reading_pool("millrace-api-past")).transpose()?;
         let log = Log::new(client.clone(), topology.events_stream());
         let past = Past::new(log, topology.clone(), journal);
-        let desk = match (operators.operator_routes, operators.postgres) {
-            (true, Some(postgres)) => {
-                let pool = postgres.pool("millrace-api")?;
-                Some(Desk::new(client.clone(), topology.clone(), pool, NOBODY))
-            }
-            (true, None) => anyhow::bail!(
-                "--operator-routes needs --postgres-url: what operators do is written down there"
-            ),
-            (false, _) => None,
-        };
+        let desk = operators.desk(&client, &topology)?;
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {

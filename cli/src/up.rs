@@ -239,10 +239,13 @@ fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> St
     let program = std::env::current_exe().unwrap_or_else(|_| "millrace".into());
     let program = program.display();
     let by_http = http.map(|http| {
-        let token =
-            if args.auth.is_set() { " \\\n      -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+        let (who, token) = if args.auth.is_set() {
+            ("callers sign in", " \\\n      -H \"Authorization: Bearer $TOKEN\"")
+        } else {
+            ("nobody has to sign in: only this machine is listened to", "")
+        };
         format!(
-            "  HTTP        http://{http}
+            "  HTTP        http://{http}   {who}
   Shop        http://{http}/
   Console     http://{http}/ops
 

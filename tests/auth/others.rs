@@ -1,6 +1,7 @@
 //! What is somebody else's, by every route.
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use serde_json::json;
 
 use super::*;
@@ -51,7 +52,10 @@ async fn filled(system: &System, edge: &Guarded<'_>, ann: &str) -> Shop {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_somebody_elses_is_answered_like_what_is_not_there_by_every_route() {
     let system = System::start().await;
-    let edge = Guarded::open(&system).await;
+    // All of it is asked for at once.
+    let rates = vec!["customer=0".parse().expect("a rate")];
+    let auth = AuthConfig::default().with_secret(SECRET).with_limits(rates, Some(1_000));
+    let edge = Guarded::with(&system, auth).await;
     let [ann, bob] = ["ann", "bob"].map(|name| token(name, Role::Customer));
     let [shop, ops] = [token("shop", Role::Service), token("ops", Role::Operator)];
     let there = filled(&system, &edge, &ann).await;
@@ -88,18 +92,18 @@ async fn what_is_somebody_elses_is_answered_like_what_is_not_there_by_every_rout
             let answer = edge.request("GET", &of(id, ""), Some(token)).send().await;
             assert_eq!(answer.expect("an answer").status(), 200, "{path}: it is there");
         }
-        for query in &queries {
-            for method in ["GET", "HEAD"] {
-                let ask = async |id: &str| {
-                    let request = edge.request(method, &of(id, query), Some(&bob));
-                    let answer = system.send(request.header("If-None-Match", "*")).await;
-                    told(&answer, id)
-                };
-                let (theirs, nobodys) = (ask(id).await, ask(ABSENT).await);
-                assert_eq!(theirs, nobodys, "{method} {path}?{query}");
-                assert!([400, 404].contains(&theirs.0), "{method} {path}?{query}: {theirs:?}");
-                reached += 1;
-            }
+        let asked = queries.iter().flat_map(|query| [(query, "GET"), (query, "HEAD")]);
+        let told = join_all(asked.map(async |(query, method)| {
+            let ask = async |id: &str| {
+                let request = edge.request(method, &of(id, query), Some(&bob));
+                told(&system.send(request.header("If-None-Match", "*")).await, id)
+            };
+            (format!("{method} {path}?{query}"), ask(id).await, ask(ABSENT).await)
+        }));
+        for (asked, theirs, nobodys) in told.await {
+            assert_eq!(theirs, nobodys, "{asked}");
+            assert!([400, 404].contains(&theirs.0), "{asked}: {theirs:?}");
+            reached += 1;
         }
         assert_eq!(edge.get(&of(id, ""), Some(&bob)).await.status, 404, "{path}");
     }

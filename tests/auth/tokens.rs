@@ -231,7 +231,8 @@ async fn what_the_command_line_makes_is_taken_and_its_tools_sign_in_with_it() {
         (edge.get("/readyz", None).await.text("/status") == "ok").then_some(())
     })
     .await;
-    let rows = "productId,name,brand,category,price,currency,stock\npen,Pen,Acme,Office,199,USD,9\n";
+    let rows =
+        "productId,name,brand,category,price,currency,stock\npen,Pen,Acme,Office,199,USD,9\n";
     let (rows, key) = (file("rows.csv", rows), file("key", key));
     let [rows, key] = [&rows, &key].map(|path| path.to_str().expect("a path").to_owned());
     let import = ["import", &rows, "--target", edge.http()];

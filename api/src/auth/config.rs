@@ -83,7 +83,7 @@ pub struct AuthConfig {
     #[command(flatten)]
     #[allow(missing_docs, reason = "the text would become part of the help")]
     pub tokens: TokenConfig,
-    /// Public keys of who signs tokens with RS256, ES256 or EdDSA: a JWKS file, or its URL
+    /// Public keys of who signs tokens with RS256, ES256 or `EdDSA`: a JWKS file, or its URL
     #[arg(long, env = "MILLRACE_JWKS", value_name = "FILE|URL",
           conflicts_with_all = ["jwt_secret", "jwt_secret_file"])]
     jwks: Option<Place>,

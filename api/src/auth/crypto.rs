@@ -22,6 +22,7 @@ pub fn install() {
     RING.install_default().ok();
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that the library asks for")]
 fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
     if *algorithm != Algorithm::HS256 || key.family() != AlgorithmFamily::Hmac {
         return Err(ErrorKind::UnsupportedAlgorithm.into());
@@ -30,6 +31,7 @@ fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>
 }
 
 /// What verifies signatures of an algorithm by a key: the key must be one of this algorithm.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that the library asks for")]
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
     let bytes = || key.try_get_as_bytes();
     Ok(match (algorithm, key.family(), key.kind()) {

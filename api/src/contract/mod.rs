@@ -119,9 +119,8 @@ fn complete(operation: &mut Operation) {
     for (status, name, _) in COMMON {
         let fits = match status {
             "403" => operation.security.is_some(),
-            "401" | "429" => true,
             "400" => has_body || operation.parameters.is_some(),
-            "503" => true,
+            "401" | "429" | "503" => true,
             _ => has_body,
         };
         let responses = &mut operation.responses.responses;

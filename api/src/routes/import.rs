@@ -226,7 +226,7 @@ async fn store(
                 let known = catalogue.find(&row.product_id);
                 match command_id(&row, known.map_or(Before::Unknown(1), Before::Known)) {
                     Some(id) => {
-                        entries.push(entry(&app.topology, &row, id).map(|it| by(caller, it)))
+                        entries.push(entry(&app.topology, &row, id).map(|it| by(caller, it)));
                     }
                     None => report.unchanged += 1,
                 }
