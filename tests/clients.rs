@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use millrace_shared::access::Principal;
 use millrace_shared::config::NatsConfig;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -121,7 +122,7 @@ impl Client {
 
     /// Runs the client; what it printed.
     async fn run(&self, system: &System, args: &[String]) -> String {
-        let nats = &system.config.nats;
+        let nats = &system.config.nats.of(Principal::Service);
         let mut command = Command::new(self.interpreter);
         command
             .arg(&self.script)
@@ -140,8 +141,8 @@ fn user(nats: &NatsConfig) -> &str {
     nats.nats_user.as_deref().expect("the servers ask for a user")
 }
 
-fn password(nats: &NatsConfig) -> &str {
-    nats.nats_password.as_deref().expect("the servers ask for a password")
+fn password(nats: &NatsConfig) -> String {
+    nats.password().expect("a file").expect("the servers ask for a password")
 }
 
 /// A system with a customer and ten books.
@@ -314,7 +315,7 @@ impl Wire {
 async fn an_order_typed_into_a_tcp_connection_is_carried_out() {
     let system = bookshop().await;
     let subject = system.topology.command("order.place");
-    let nats = system.config.nats.clone();
+    let nats = system.config.nats.of(Principal::Service);
     let (in_body, in_header) = (Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
     let order = card_order("ann", "book", 1, "tok_ok");
     let mut named = order.clone();
@@ -347,7 +348,7 @@ async fn an_order_typed_into_a_tcp_connection_is_carried_out() {
 async fn what_no_client_library_can_receive_is_parked_and_holds_nobody_up() {
     let system = bookshop().await;
     let subject = system.topology.command("order.place").into_bytes();
-    let nats = system.config.nats.clone();
+    let nats = system.config.nats.of(Principal::Service);
     let order = card_order("ann", "book", 1, "tok_ok").to_string();
     let payload = order.clone();
     let typing = tokio::task::spawn_blocking(move || {

@@ -107,9 +107,8 @@ async fn config(urls: Vec<String>) -> WorkerConfig {
     let addresses = tokio::task::spawn_blocking(servers).await.expect("the servers have started");
     let mut config = millrace_cli::up::worker_config(addresses, NAME);
     config.nats.nats_url = urls;
-    (config.nats.nats_user, config.nats.nats_password) = (None, None);
-    millrace_cli::up::ensure_database(&config.postgres).await.expect("a database");
-    millrace_cli::migrate(&config.postgres).await.expect("the migrations run");
+    (config.nats.nats_user, config.nats.nats_password_file) = (None, None);
+    millrace_cli::up::prepare_database(addresses, NAME).await.expect("a database");
     config
 }
 

@@ -12,19 +12,18 @@ const SECRET: &str = "wr0ng-and-secret";
 /// A setting of its own in place of the system's.
 fn with(system: &System, name: &'static str, value: &str) -> Vec<(&'static str, String)> {
     let mut settings = settings(&system.config);
+    // A password and a file with one exclude each other.
+    settings.retain(|(other, _)| *other != format!("{name}_FILE"));
     settings.push((name, value.to_owned()));
     settings
 }
 
 fn shows_no_password(ended: &Ended, system: &System) {
     let said = format!("{}{}", ended.output, ended.errors);
-    let config = &system.config;
-    let real = [
-        &config.nats.nats_password,
-        &config.postgres.postgres_password,
-        &config.redis.redis_password,
-    ];
-    for password in real.into_iter().flatten().map(String::as_str).chain([SECRET]) {
+    let real = millrace_shared::access::Principal::ALL.map(|principal| {
+        system.config.nats.of(principal).password().expect("a file").expect("a password")
+    });
+    for password in real.iter().map(String::as_str).chain([SECRET]) {
         assert!(!said.contains(password), "a password is shown: {said}");
     }
 }
@@ -159,7 +158,7 @@ async fn migrate_twice_makes_one_schema() {
     let name = "migrated_twice";
     let create = format!("create database {name}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&system.pool).await.expect("a database");
-    let mut config = system.config.postgres.clone();
+    let mut config = system.admin.postgres.clone();
     let (server, _) = config.postgres_url.rsplit_once('/').expect("a database in the URL");
     config.postgres_url = format!("{server}/{name}");
     let settings = with(&system, "MILLRACE_POSTGRES_URL", &config.postgres_url);

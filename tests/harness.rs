@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use millrace_api::{ApiConfig, Server};
 use millrace_cli::servers::{Addresses, ServerOptions, Servers};
+use millrace_shared::access::Principal;
 use millrace_shared::log::{Log, Stored};
 use millrace_shared::message::Subject;
 use millrace_shared::topology::{StreamOptions, Topology};
 use millrace_shared::views::Views;
-use millrace_workers::{MIGRATIONS, Role, WorkerConfig};
+use millrace_workers::{Role, WorkerConfig};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio::task::JoinHandle;
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Systems that one run may have: the servers know their users from the start.
+const SYSTEMS: u32 = 400;
 /// The database that each test's database is a copy of.
 const TEMPLATE: &str = "template";
 
@@ -35,10 +38,12 @@ pub fn servers() -> &'static Addresses {
                     data_dir: run_dir(),
                     servers_dir: servers_dir(),
                     durable: true,
+                    namespaces: (0..SYSTEMS).map(namespace).collect(),
                 }))
                 .await
                 .expect("the servers start");
-                migrate_template(servers.addresses()).await;
+                let addresses = servers.addresses();
+                millrace_cli::up::prepare_database(addresses, TEMPLATE).await.expect("a database");
                 send.send(servers.addresses().clone()).expect("the tests wait for it");
                 std::future::pending::<()>().await;
             });
@@ -67,20 +72,16 @@ fn run_dir() -> PathBuf {
     runs.join(std::process::id().to_string())
 }
 
-async fn migrate_template(addresses: &Addresses) {
-    let config = millrace_cli::up::worker_config(addresses, TEMPLATE);
-    millrace_cli::up::ensure_database(&config.postgres).await.expect("a database");
-    let mut connection = PgConnection::connect_with(&config.postgres.options().expect("options"))
-        .await
-        .expect("a connection");
-    MIGRATIONS.run(&mut connection).await.expect("the migrations run");
-    connection.close().await.expect("the template is left alone");
+fn namespace(number: u32) -> String {
+    format!("t{number}")
 }
 
 /// A system of one test.
 pub struct System {
-    /// Its settings.
+    /// Its settings; each role connects with rights of its own.
     pub config: WorkerConfig,
+    /// The same for the test itself, which may do everything.
+    pub admin: WorkerConfig,
     /// Its names.
     pub topology: Topology,
     /// Its HTTP address: `http://127.0.0.1:PORT`.
@@ -162,13 +163,17 @@ impl System {
     /// Streams, database and api; start workers with [`System::run`].
     pub async fn without_workers() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let namespace = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let namespace = namespace(COUNT.fetch_add(1, Ordering::Relaxed));
         // Not in an async context's own thread: the first test starts the servers.
         let addresses =
             tokio::task::spawn_blocking(servers).await.expect("the servers have started");
-        let config = millrace_cli::up::worker_config(addresses, &namespace);
+        let mut config = millrace_cli::up::worker_config(addresses, &namespace);
         create_database(addresses, &namespace).await;
-        let nats = config.nats.connect("test").await.expect("NATS answers");
+        // A copy of the template knows the roles of the template.
+        let (ours, theirs) = (format!("{namespace}_"), format!("{TEMPLATE}_"));
+        config.postgres.postgres_url = config.postgres.postgres_url.replace(&ours, &theirs);
+        let admin = config.of(Principal::Admin);
+        let nats = admin.nats.connect("test").await.expect("NATS answers");
         let topology = config.nats.topology().expect("a namespace");
         topology
             .create(&async_nats::jetstream::new(nats.clone()), &StreamOptions::default())
@@ -187,13 +192,14 @@ impl System {
             let stop = stop.clone();
             async move { server.serve(stop).await.expect("the api ends well") }
         });
-        let redis = config.redis.client().expect("Redis settings");
+        let redis = admin.redis.client().expect("Redis settings");
         Self {
             views: Views::new(redis, topology.namespace()),
-            pool: config.postgres.pool("test").expect("PostgreSQL settings"),
+            pool: admin.postgres.pool("test").expect("PostgreSQL settings"),
             client: reqwest::Client::new(),
             running: vec![Running { stop, task }],
             config,
+            admin,
             topology,
             http,
             nats,
@@ -390,7 +396,7 @@ impl System {
 }
 
 async fn create_database(addresses: &Addresses, name: &str) {
-    let config = millrace_cli::up::worker_config(addresses, TEMPLATE);
+    let config = millrace_cli::up::worker_config(addresses, TEMPLATE).of(Principal::Admin);
     let options = config.postgres.options().expect("options").database("postgres");
     let mut connection = PgConnection::connect_with(&options).await.expect("a connection");
     let create = format!("create database \"{name}\" template \"{TEMPLATE}\"");

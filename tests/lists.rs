@@ -82,7 +82,7 @@ fn history(customer: &CustomerId, placed_at: DateTime<Utc>, tries: &[OrderEvent]
 
 /// Views of a system that has none yet.
 async fn begin(system: &System) -> Views {
-    let redis = system.config.redis.client().expect("Redis");
+    let redis = system.admin.redis.client().expect("Redis");
     let views = Views::new(redis, system.topology.namespace());
     let begun = views.replace(Generations::default(), Generations::only(1)).await;
     assert!(begun.expect("Redis answers"));

@@ -355,9 +355,9 @@ async fn streams_are_kept_alive_and_end_at_once_when_the_api_stops() {
 async fn streams_go_on_without_a_gap_when_redis_was_away() {
     let system = System::start().await;
     let mut redis = system.config.redis.clone();
-    let address = redis.redis_url.trim_start_matches("redis://").parse().expect("an address");
-    let line = Line::to(address).await;
-    redis.redis_url = format!("redis://{}", line.address());
+    let address = redis.redis_url.rsplit('@').next().expect("an address").to_owned();
+    let line = Line::to(address.parse().expect("an address")).await;
+    redis.redis_url = redis.redis_url.replace(&address, &line.address().to_string());
     let edge = Edge::with_redis(&system, LiveConfig::default(), redis).await;
     system.register("ann", None).await;
     system.define("pen", 100, 50).await;

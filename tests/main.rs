@@ -3,6 +3,7 @@
 
 #![allow(clippy::expect_used, reason = "what a test expects and does not find is its failure")]
 
+mod access;
 mod apart;
 mod auth;
 mod bad_input;

@@ -120,7 +120,7 @@ async fn every_event_delivered_twice_and_out_of_order_gives_the_same_journal_and
         (documents(&system, &system.views, &events).await, journal(&system).await);
 
     // The views anew, from the events twice and backwards, in another namespace.
-    let copy = Views::new(system.config.redis.client().expect("Redis"), "copy-of-views");
+    let copy = Views::new(system.admin.redis.client().expect("Redis"), "copy-of-views");
     let empty = copy.replace(Generations::default(), Generations::only(1)).await;
     assert!(empty.expect("Redis answers"), "there was no copy before");
     events.extend(events.clone());

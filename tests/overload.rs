@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use millrace_api::{ApiConfig, Server};
 use millrace_cli::servers::{ServerOptions, Servers, Which};
+use millrace_shared::access::Principal;
 use millrace_shared::topology::StreamOptions;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -61,11 +62,17 @@ async fn a_full_stream_refuses_commands_within_a_second_and_without_any_effect()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nats_server_that_hangs_or_is_gone_is_told_within_a_second_and_is_forgiven() {
-    let options =
-        ServerOptions { data_dir: folder("overload"), servers_dir: servers_dir(), durable: true };
+    let options = ServerOptions {
+        data_dir: folder("overload"),
+        servers_dir: servers_dir(),
+        durable: true,
+        namespaces: vec!["millrace".to_owned()],
+    };
     let mut servers = Box::pin(Servers::start(&options)).await.expect("servers of its own");
     let config = millrace_cli::up::worker_config(servers.addresses(), "millrace");
-    millrace_cli::topology(&config.nats, &StreamOptions::default()).await.expect("streams");
+    millrace_cli::topology(&config.nats.of(Principal::Admin), &StreamOptions::default())
+        .await
+        .expect("streams");
     let http = "127.0.0.1:0".parse().expect("an address");
     let edge = ApiConfig::new(http, config.nats.clone(), config.redis.clone());
     let edge = Server::bind(edge).await.expect("the edge binds");

@@ -48,18 +48,22 @@ pub fn folder(name: &str) -> PathBuf {
 
 /// The settings with which the program reaches a system, as environment variables.
 pub fn settings(config: &WorkerConfig) -> Vec<(&'static str, String)> {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    vec![
-        ("MILLRACE_NAMESPACE", config.nats.namespace.clone()),
-        ("MILLRACE_NATS_URL", config.nats.nats_url.join(",")),
-        ("MILLRACE_NATS_USER", text(&config.nats.nats_user)),
-        ("MILLRACE_NATS_PASSWORD", text(&config.nats.nats_password)),
-        ("MILLRACE_POSTGRES_URL", config.postgres.postgres_url.clone()),
-        ("MILLRACE_POSTGRES_PASSWORD", text(&config.postgres.postgres_password)),
-        ("MILLRACE_PAYMENT_TIMEOUT", config.payment_timeout.to_string()),
-        ("MILLRACE_REDIS_URL", config.redis.redis_url.clone()),
-        ("MILLRACE_REDIS_PASSWORD", text(&config.redis.redis_password)),
-    ]
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|it| it.display().to_string());
+    let settings = [
+        ("MILLRACE_NAMESPACE", Some(config.nats.namespace.clone())),
+        ("MILLRACE_NATS_URL", Some(config.nats.nats_url.join(","))),
+        ("MILLRACE_NATS_USER", config.nats.nats_user.clone()),
+        ("MILLRACE_NATS_PASSWORD_FILE", file(&config.nats.nats_password_file)),
+        ("MILLRACE_POSTGRES_URL", Some(config.postgres.postgres_url.clone())),
+        ("MILLRACE_POSTGRES_PASSWORD_FILE", file(&config.postgres.postgres_password_file)),
+        ("MILLRACE_PAYMENT_TIMEOUT", Some(config.payment_timeout.to_string())),
+        ("MILLRACE_REDIS_URL", Some(config.redis.redis_url.clone())),
+        ("MILLRACE_REDIS_PASSWORD_FILE", file(&config.redis.redis_password_file)),
+        ("MILLRACE_NATS_CA_FILE", file(&config.nats.nats_ca_file)),
+        ("MILLRACE_POSTGRES_CA_FILE", file(&config.postgres.postgres_ca_file)),
+        ("MILLRACE_REDIS_CA_FILE", file(&config.redis.redis_ca_file)),
+    ];
+    settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 impl Process {

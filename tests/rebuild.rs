@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use millrace_shared::config::RedisConfig;
 use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::message::{Subject, now};
 use millrace_shared::views::{CommandView, Generations, Mark, OrderFilter, OrderList, Views};
@@ -23,7 +24,7 @@ use crate::process::{Process, settings};
 
 /// Views with a connection of their own, as another process has them.
 fn views(system: &System) -> Views {
-    Views::new(system.config.redis.client().expect("Redis"), system.topology.namespace())
+    Views::new(system.admin.redis.client().expect("Redis"), system.topology.namespace())
 }
 
 fn rebuild(system: &System) -> Rebuild {
@@ -111,26 +112,30 @@ async fn all(system: &System) -> BTreeMap<String, String> {
     all
 }
 
-/// Sends one command to Redis and returns the raw answer.
+/// Sends one command to Redis, as whoever may do everything, and returns the raw answer.
 pub async fn redis(system: &System, words: &[&str]) -> String {
-    let config = system.config.redis.clone();
-    let command = |words: &[&str]| {
-        let words: String = words
-            .iter()
-            .map(|word| format!("${}\r\n{word}\r\n", word.len()))
-            .collect::<Vec<_>>()
-            .concat();
-        words
+    let answer = redis_as(&system.admin.redis, words).await;
+    assert!(!answer.contains("\r\n-"), "{answer}");
+    answer
+}
+
+/// Sends one command to Redis, as whoever a configuration says, and returns the raw answer.
+pub async fn redis_as(config: &RedisConfig, words: &[&str]) -> String {
+    let command = |words: &[&str]| -> String {
+        let words = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        words.collect()
     };
-    let password = config.redis_password.clone().expect("a password");
+    let settings = config.client_config().expect("Redis settings");
+    let user = settings.username.expect("a user");
+    let password = settings.password.expect("a password");
     let request = format!(
-        "*2\r\n{}*{}\r\n{}*1\r\n{}",
-        command(&["AUTH", &password]),
+        "*3\r\n{}*{}\r\n{}*1\r\n{}",
+        command(&["AUTH", &user, &password]),
         words.len(),
         command(words),
         command(&["QUIT"]),
     );
-    let address = config.redis_url.strip_prefix("redis://").expect("an address").to_owned();
+    let address = config.redis_url.rsplit('@').next().expect("an address").to_owned();
     let ask = move || {
         let mut stream = TcpStream::connect(address).expect("Redis");
         stream.write_all(request.as_bytes()).expect("it takes the command");
@@ -138,9 +143,7 @@ pub async fn redis(system: &System, words: &[&str]) -> String {
         stream.read_to_string(&mut answer).expect("an answer");
         answer
     };
-    let answer = tokio::task::spawn_blocking(ask).await.expect("an answer");
-    assert!(!answer.contains("\r\n-"), "{answer}");
-    answer
+    tokio::task::spawn_blocking(ask).await.expect("an answer")
 }
 
 /// What FLUSHALL does, for this test's system alone: in one step.

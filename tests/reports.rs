@@ -70,7 +70,7 @@ async fn every_report_equals_sql_however_events_are_projected_and_after_views_ar
 
     // Every event twice more, in any order, in batches of any size, by several writers at once.
     let views =
-        |_| Views::new(system.config.redis.client().expect("Redis"), system.topology.namespace());
+        |_| Views::new(system.admin.redis.client().expect("Redis"), system.topology.namespace());
     let events: Vec<Event> = histories.into_iter().flatten().collect();
     let deliver = async |views: Views, seed: u64| {
         let mut random = ChaCha8Rng::seed_from_u64(seed);

@@ -1,11 +1,13 @@
 //! `millrace up`, as somebody starts it who sees it for the first time.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
+use millrace_shared::access::Principal;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -164,14 +166,18 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 fn secrets_are_kept(up: &Up) {
     let run = fs::read(up.data.join("run.json")).expect("the run file");
     let run: Value = serde_json::from_slice(&run).expect("JSON");
-    let passwords: Vec<&str> = run
+    let of_all = run
         .as_object()
         .expect("an object")
         .iter()
         .filter(|(name, _)| name.to_lowercase().contains("password"))
-        .filter_map(|(_, value)| value.as_str())
-        .collect();
-    assert_eq!(passwords.len(), 3);
+        .filter_map(|(_, value)| value.as_str().map(str::to_owned));
+    let credentials = up.data.join("credentials");
+    let of_each = Principal::ALL.map(|principal| {
+        fs::read_to_string(credentials.join(principal.name())).expect("a file for each")
+    });
+    let passwords: HashSet<String> = of_all.chain(of_each).collect();
+    assert_eq!(passwords.len(), 3 + Principal::ALL.len());
     let has_one = |text: &[u8]| {
         passwords.iter().any(|secret| text.windows(secret.len()).any(|at| at == secret.as_bytes()))
     };
@@ -186,8 +192,10 @@ fn secrets_are_kept(up: &Up) {
     for name in ["run.json", "env"] {
         assert!(all.contains(&up.data.join(name)), "{name} has the passwords: {all:?}");
     }
+    // A file of it that is mounted into a container is read by another user.
+    assert_eq!(mode(&credentials), 0o700, "nobody else enters the folder");
     for path in &all {
-        assert_eq!(mode(path), 0o600, "{}", path.display());
+        assert!(mode(path) == 0o600 || path.starts_with(&credentials), "{}", path.display());
         assert!(!path.starts_with(up.data.join("log")), "a password in {}", path.display());
     }
     assert!(!has_one(up.process.output().as_bytes()), "a password is printed");

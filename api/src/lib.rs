@@ -31,6 +31,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use clap::Args;
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::log::Log;
 use millrace_shared::parking::desk::Desk;
@@ -129,19 +130,16 @@ struct OperatorConfig {
 
 impl OperatorConfig {
     /// Where operators deal with parked messages, if there are routes for them.
-    fn desk(
-        &self,
-        client: &async_nats::Client,
-        topology: &Topology,
-    ) -> anyhow::Result<Option<Desk>> {
+    async fn desk(&self, nats: &NatsConfig) -> anyhow::Result<Option<Desk>> {
         if !self.operator_routes {
             return Ok(None);
         }
         let postgres = self.postgres.as_ref().context(
             "--operator-routes needs --postgres-url: what operators do is written down there",
         )?;
-        let pool = postgres.pool("millrace-api")?;
-        Ok(Some(Desk::new(client.clone(), topology.clone(), pool, NOBODY)))
+        let pool = postgres.of(Principal::Desk).pool("millrace-desk")?;
+        let client = nats.connect("millrace-desk").await?;
+        Ok(Some(Desk::new(client, nats.topology()?, pool, NOBODY)))
     }
 }
 
@@ -288,6 +286,8 @@ impl Server {
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let ApiConfig { nats, redis, import_max_bytes, live, operators, cors_origins, .. } =
             self.config;
+        let (redis, of_desk) = (redis.of(Principal::Api), nats.of(Principal::Desk));
+        let nats = nats.of(Principal::Api);
         let topology = nats.topology()?;
         let client = nats.connect("millrace-api").await?;
         let waiters = Arc::new(Waiters::new(WAITING, shutdown.clone()));
@@ -297,10 +297,11 @@ impl Server {
             sign_in: self.gate.is_closed(),
         };
         let journal = operators.postgres.as_ref();
-        let journal = journal.map(|it| it.reading_pool("millrace-api-past")).transpose()?;
+        let reading = |it: &PostgresConfig| it.of(Principal::Api).reading_pool("millrace-api-past");
+        let journal = journal.map(reading).transpose()?;
         let log = Log::new(client.clone(), topology.events_stream());
         let past = Past::new(log, topology.clone(), journal);
-        let desk = operators.desk(&client, &topology)?;
+        let desk = operators.desk(&of_desk).await?;
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig};
 use millrace_shared::ids::OrderId;
 use millrace_shared::log::Log;
@@ -24,10 +25,10 @@ pub struct ExplainArgs {
 
 /// Tells it.
 pub async fn run(args: ExplainArgs) -> Result<()> {
-    let client = args.nats.connect_now("millrace-explain").await?;
+    let client = args.nats.of(Principal::Operator).connect_now("millrace-explain").await?;
     let topology = args.nats.topology()?;
     let log = Log::new(client.clone(), topology.events_stream());
-    let pool = args.postgres.reading_pool("millrace-explain")?;
+    let pool = args.postgres.of(Principal::Operator).reading_pool("millrace-explain")?;
     let past = Past::new(log, topology, Some(pool));
     let finder = Finder::new(&client, past);
     let story = finder.story(args.order, Audience::Operators).await?;

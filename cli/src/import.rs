@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use futures_util::future::try_join_all;
+use millrace_shared::access::Principal;
 use millrace_shared::command::{DefineProduct, Malformed};
 use millrace_shared::config::NatsConfig;
 use millrace_shared::import::{
@@ -198,7 +199,8 @@ impl Target {
             (Via::Http, None) => bail!("--via http needs --target"),
             (Via::Nats, url) => {
                 ensure!(url.is_none(), "--target is for --via http; NATS is reached by --nats-url");
-                let client = args.nats.connect_now("millrace import").await?;
+                let client =
+                    args.nats.of(Principal::Operator).connect_now("millrace import").await?;
                 let topology = args.nats.topology()?;
                 Ok(Self::Nats(Box::new(Nats {
                     commands: Log::new(client.clone(), topology.commands_stream()),

@@ -1,10 +1,12 @@
 //! The program `millrace`: one binary, its roles and tools as subcommands.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use millrace_api::ApiConfig;
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig};
 use millrace_shared::telemetry::LogConfig;
 use millrace_shared::topology::StreamOptions;
@@ -13,7 +15,10 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::credentials::Credentials;
+
 pub mod bench;
+pub mod credentials;
 pub mod explain;
 pub mod import;
 pub mod parked;
@@ -54,8 +59,17 @@ enum Action {
         #[command(flatten)]
         config: WorkerConfig,
     },
+    /// Make a password for each part of the system, and what the servers are told of them
+    Credentials(credentials::CredentialsArgs),
     /// Bring the database to this version's schema
-    Migrate(PostgresConfig),
+    Migrate {
+        #[command(flatten)]
+        postgres: PostgresConfig,
+        /// Folder that `millrace credentials` has made: lets the roles of the database log in with
+        /// these passwords
+        #[arg(long, env = "MILLRACE_CREDENTIALS", value_name = "DIR")]
+        credentials: Option<PathBuf>,
+    },
     /// Create the streams, or bring existing ones to the configuration; deletes nothing
     Topology {
         #[command(flatten)]
@@ -132,8 +146,14 @@ async fn run(action: Action) -> Result<()> {
             roles.dedup();
             workers(&roles, &config, until_signal()?).await?;
         }
-        Action::Migrate(config) => migrate(&config).await?,
-        Action::Topology { nats, streams } => topology(&nats, &streams).await?,
+        Action::Credentials(args) => credentials::run(&args)?,
+        Action::Migrate { postgres, credentials } => {
+            let credentials = credentials.as_deref().map(Credentials::at);
+            migrate(&postgres.of(Principal::Admin), credentials.as_ref()).await?;
+        }
+        Action::Topology { nats, streams } => {
+            topology(&nats.of(Principal::Admin), &streams).await?;
+        }
         Action::Parked(args) => parked::run(args).await?,
         Action::Explain(args) => explain::run(args).await?,
         Action::Rebuild(args) => Box::pin(rebuild::run(args)).await?,
@@ -171,8 +191,8 @@ pub async fn workers(
 }
 
 /// Brings the database to this version's schema; sqlx takes an advisory lock for it, so several
-/// can be started at once.
-pub async fn migrate(config: &PostgresConfig) -> Result<()> {
+/// can be started at once. With credentials its roles can log in from then on.
+pub async fn migrate(config: &PostgresConfig, credentials: Option<&Credentials>) -> Result<()> {
     let options = config.options()?.application_name("millrace-migrate");
     let at = format!("{}:{}", options.get_host(), options.get_port());
     // Not from a pool: it would try for a while, and then tell only that it did.
@@ -182,6 +202,9 @@ pub async fn migrate(config: &PostgresConfig) -> Result<()> {
         .and_then(|connected| Ok(connected?))
         .with_context(|| format!("PostgreSQL at {at} cannot be reached"))?;
     MIGRATIONS.run(&mut connection).await.context("the migrations were not all carried out")?;
+    if let Some(credentials) = credentials {
+        credentials.let_in(&mut connection).await.context("the roles cannot be let in")?;
+    }
     connection.close().await?;
     Ok(())
 }

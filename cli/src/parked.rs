@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig};
 use millrace_shared::parking::desk::{Desk, Done, Filter, Outcome, Patience, Report};
 use serde::Serialize;
@@ -174,8 +175,8 @@ pub async fn run(args: ParkedArgs) -> Result<()> {
 
 async fn desk(servers: &Servers) -> Result<Desk> {
     ensure!(!servers.actor.trim().is_empty(), "--actor must not be empty");
-    let client = servers.nats.connect_now("millrace-parked").await?;
-    let pool = servers.postgres.pool("millrace-parked")?;
+    let client = servers.nats.of(Principal::Operator).connect_now("millrace-parked").await?;
+    let pool = servers.postgres.of(Principal::Operator).pool("millrace-parked")?;
     Ok(Desk::new(client, servers.nats.topology()?, pool, &servers.actor))
 }
 

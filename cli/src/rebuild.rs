@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use anyhow::{Result, bail};
 use clap::Args;
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::views::Views;
 use millrace_workers::rebuild::Rebuild;
@@ -22,9 +23,9 @@ pub struct RebuildArgs {
 /// Makes the views anew, and tells how far it is.
 pub async fn run(args: RebuildArgs) -> Result<()> {
     let topology = args.nats.topology()?;
-    let client = args.nats.connect_now("millrace-rebuild").await?;
-    let pool = args.postgres.pool("millrace-rebuild")?;
-    let views = Views::new(args.redis.client()?, topology.namespace());
+    let client = args.nats.of(Principal::Operator).connect_now("millrace-rebuild").await?;
+    let pool = args.postgres.of(Principal::Operator).pool("millrace-rebuild")?;
+    let views = Views::new(args.redis.of(Principal::Operator).client()?, topology.namespace());
     let rebuild = Rebuild::new(pool, views.clone(), &client, topology);
     let outcome = rebuild.run(|step| say(&format!("{step} …"))).await?;
     // How the connection ends is of no interest; who was refused may not even have one yet.

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig};
 use millrace_workers::trim::{Keep, Trim};
 
@@ -29,8 +30,8 @@ pub struct TrimArgs {
 /// Trims, and tells what went.
 pub async fn run(args: TrimArgs) -> Result<()> {
     let topology = args.nats.topology()?;
-    let client = args.nats.connect_now("millrace-trim").await?;
-    let pool = args.postgres.pool("millrace-trim")?;
+    let client = args.nats.of(Principal::Operator).connect_now("millrace-trim").await?;
+    let pool = args.postgres.of(Principal::Operator).pool("millrace-trim")?;
     let keep = Keep { messages: args.keep_messages, ..Keep::hours(args.keep_hours) };
     let Some(trimmed) = Trim::new(pool, &client, topology).run(keep, args.dry_run).await? else {
         bail!("another trim of this system is under way; this one has done nothing");

@@ -9,12 +9,14 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use millrace_api::auth::config::AuthConfig;
 use millrace_api::{ApiConfig, Server};
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::topology::StreamOptions;
 use millrace_workers::{PAYMENT_TIMEOUT, Role, WorkerConfig};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio_util::sync::CancellationToken;
 
+use crate::credentials::Credentials;
 use crate::sample;
 use crate::servers::{Addresses, ServerOptions, Servers};
 
@@ -59,6 +61,7 @@ pub async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<()> {
         servers_dir: args.servers_dir.clone().unwrap_or_else(|| args.data_dir.join("servers")),
         data_dir: args.data_dir.clone(),
         durable: true,
+        namespaces: vec![args.namespace.clone()],
     };
     // Told first: the very first start fetches the servers, which takes some seconds.
     say("Starting NATS, PostgreSQL and Valkey …")?;
@@ -84,9 +87,8 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
         payment_timeout: args.payment_timeout,
         ..worker_config(&addresses, &args.namespace)
     };
-    ensure_database(&config.postgres).await?;
-    crate::migrate(&config.postgres).await?;
-    crate::topology(&config.nats, &StreamOptions::default()).await?;
+    prepare_database(&addresses, &args.namespace).await?;
+    crate::topology(&config.nats.of(Principal::Admin), &StreamOptions::default()).await?;
     write_environment(&args.data_dir, &config)?;
     if args.servers_only {
         say(&explain(args, &addresses, None))?;
@@ -121,28 +123,36 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
     served.and(worked).and(greeted)
 }
 
-/// The connections of a role to the private servers.
+/// The connections of the parts of the system to the private servers, each with its own rights.
 pub fn worker_config(addresses: &Addresses, namespace: &str) -> WorkerConfig {
-    let url =
-        addresses.postgres_url.replacen("://", &format!("://{}@", addresses.postgres_user), 1);
+    let password_file = Some(Credentials::at(&addresses.credentials).template());
+    let database = database_of(namespace);
+    let at = |url: &str, user: &str| url.replacen("://", &format!("://{user}@"), 1);
     WorkerConfig {
         nats: NatsConfig {
             nats_url: vec![addresses.nats_url.clone()],
-            nats_user: Some(addresses.nats_user.clone()),
-            nats_password: Some(addresses.nats_password.clone()),
-            nats_password_file: None,
+            nats_user: Some(format!("{namespace}-{{role}}")),
+            nats_password: None,
+            nats_password_file: password_file.clone(),
+            nats_ca_file: None,
             namespace: namespace.to_owned(),
+            inbox: None,
         },
         postgres: PostgresConfig {
-            postgres_url: format!("{url}/{}", database_of(namespace)),
-            postgres_password: Some(addresses.postgres_password.clone()),
-            postgres_password_file: None,
+            postgres_url: format!(
+                "{}/{database}",
+                at(&addresses.postgres_url, &format!("{database}_{{role}}"))
+            ),
+            postgres_password: None,
+            postgres_password_file: password_file.clone(),
+            postgres_ca_file: None,
             postgres_connections: 8,
         },
         redis: RedisConfig {
-            redis_url: addresses.redis_url.clone(),
-            redis_password: Some(addresses.redis_password.clone()),
-            redis_password_file: None,
+            redis_url: at(&addresses.redis_url, &format!("{namespace}-{{role}}")),
+            redis_password: None,
+            redis_password_file: password_file,
+            redis_ca_file: None,
         },
         payment_timeout: PAYMENT_TIMEOUT,
         trim_keep_hours: None,
@@ -154,9 +164,19 @@ fn database_of(namespace: &str) -> String {
     namespace.to_ascii_lowercase()
 }
 
-/// Makes the configured database if it is not there.
-pub async fn ensure_database(config: &PostgresConfig) -> Result<()> {
-    let options = config.options()?;
+/// Makes the database of a namespace if it is not there, brings it to this version's schema, and
+/// lets its roles in.
+pub async fn prepare_database(addresses: &Addresses, namespace: &str) -> Result<()> {
+    let WorkerConfig { postgres, .. } = worker_config(addresses, namespace);
+    let owner = PostgresConfig {
+        postgres_url: postgres
+            .postgres_url
+            .replace(&format!("{}_{{role}}", database_of(namespace)), &addresses.postgres_user),
+        postgres_password: Some(addresses.postgres_password.clone()),
+        postgres_password_file: None,
+        ..postgres
+    };
+    let options = owner.options()?;
     let name = options.get_database().unwrap_or("millrace").to_owned();
     let mut connection = options.database("postgres").connect().await?;
     let there: bool =
@@ -169,8 +189,15 @@ pub async fn ensure_database(config: &PostgresConfig) -> Result<()> {
         let create = format!("create database \"{name}\"");
         sqlx::raw_sql(sqlx::AssertSqlSafe(create)).execute(&mut connection).await?;
     }
+    // Who sets up may do everything here, where the servers are nobody else's.
+    let admin = format!(
+        "do $$ begin create role \"{name}_{}\" superuser; exception when duplicate_object then end $$",
+        Principal::Admin
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(admin)).execute(&mut connection).await?;
     connection.close().await?;
-    Ok(())
+    let credentials = Credentials::at(&addresses.credentials);
+    crate::migrate(&owner, Some(&credentials)).await
 }
 
 async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
@@ -191,28 +218,30 @@ async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
 }
 
 async fn load_sample(nats: &NatsConfig) -> Result<()> {
-    let client = nats.connect("millrace-sample").await?;
+    let client = nats.of(Principal::Operator).connect("millrace-sample").await?;
     let jetstream = async_nats::jetstream::new(client);
     sample::load(&jetstream, &nats.topology()?, sample::SEED).await?;
     Ok(())
 }
 
-/// Writes the settings with which further processes reach this system.
+/// Writes the settings with which further processes reach this system. Each part puts its own name
+/// for `{role}`.
 fn write_environment(data_dir: &Path, config: &WorkerConfig) -> Result<()> {
-    let secret = |text: &Option<String>| text.clone().unwrap_or_default();
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|it| it.display().to_string());
+    let operator = config.nats.of(Principal::Operator);
     let lines = [
-        ("MILLRACE_NAMESPACE", config.nats.namespace.clone()),
-        ("MILLRACE_NATS_URL", config.nats.nats_url.join(",")),
-        ("MILLRACE_NATS_USER", secret(&config.nats.nats_user)),
-        ("MILLRACE_NATS_PASSWORD", secret(&config.nats.nats_password)),
-        ("MILLRACE_POSTGRES_URL", config.postgres.postgres_url.clone()),
-        ("MILLRACE_POSTGRES_PASSWORD", secret(&config.postgres.postgres_password)),
-        ("MILLRACE_REDIS_URL", config.redis.redis_url.clone()),
-        ("MILLRACE_REDIS_PASSWORD", secret(&config.redis.redis_password)),
+        ("MILLRACE_NAMESPACE", Some(config.nats.namespace.clone())),
+        ("MILLRACE_NATS_URL", Some(config.nats.nats_url.join(","))),
+        ("MILLRACE_NATS_USER", config.nats.nats_user.clone()),
+        ("MILLRACE_NATS_PASSWORD_FILE", file(&config.nats.nats_password_file)),
+        ("MILLRACE_POSTGRES_URL", Some(config.postgres.postgres_url.clone())),
+        ("MILLRACE_POSTGRES_PASSWORD_FILE", file(&config.postgres.postgres_password_file)),
+        ("MILLRACE_REDIS_URL", Some(config.redis.redis_url.clone())),
+        ("MILLRACE_REDIS_PASSWORD_FILE", file(&config.redis.redis_password_file)),
         // What the NATS CLI reads.
-        ("NATS_URL", config.nats.nats_url.join(",")),
-        ("NATS_USER", secret(&config.nats.nats_user)),
-        ("NATS_PASSWORD", secret(&config.nats.nats_password)),
+        ("NATS_URL", Some(config.nats.nats_url.join(","))),
+        ("NATS_USER", operator.nats_user.clone()),
+        ("NATS_PASSWORD", operator.password()?),
     ];
     let path = data_dir.join("env");
     let mut file = std::fs::OpenOptions::new()
@@ -223,6 +252,7 @@ fn write_environment(data_dir: &Path, config: &WorkerConfig) -> Result<()> {
         .open(&path)
         .with_context(|| format!("{} cannot be written", path.display()))?;
     for (name, value) in lines {
+        let value = value.unwrap_or_default();
         if value.contains(['\'', '\n']) {
             bail!("the setting {name} has a character that a shell would misread");
         }
@@ -234,7 +264,10 @@ fn write_environment(data_dir: &Path, config: &WorkerConfig) -> Result<()> {
 fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> String {
     let env = args.data_dir.join("env");
     let (env, data, ns) = (env.display(), args.data_dir.display(), &args.namespace);
-    let Addresses { nats_url, nats_user, postgres_url, postgres_user, redis_url, .. } = addresses;
+    let Addresses { nats_url, postgres_url, redis_url, credentials, .. } = addresses;
+    let (operator, database) = (Principal::Operator, database_of(ns));
+    let password = credentials.join(operator.name());
+    let password = password.display();
     let order = first_order();
     let program = std::env::current_exe().unwrap_or_else(|_| "millrace".into());
     let program = program.display();
@@ -262,15 +295,15 @@ fn explain(args: &UpArgs, addresses: &Addresses, http: Option<SocketAddr>) -> St
         "
 Millrace is up.
 
-{by_http}  NATS        {nats_url}   user {nats_user}   password in {env}
+{by_http}  NATS        {nats_url}   user {ns}-{operator}   password in {password}
 
   Place an order with the NATS CLI:
     . {env}
     nats req {ns}.cmd.order.place '{order}'
     nats sub '{ns}.evt.>'
 
-  PostgreSQL  {postgres_url}   user {postgres_user}   password in {env}
-  Valkey      {redis_url}   password in {env}
+  PostgreSQL  {postgres_url}/{database}   user {database}_{operator}   the same password
+  Valkey      {redis_url}   user {ns}-{operator}   the same password
 
   More workers, in another terminal:
     . {env}

@@ -1,17 +1,28 @@
 //! Settings of the three servers, from the command line or the environment, and the connections
 //! that they give. Passwords come from variables or files, never from URLs.
+//!
+//! Users and password files may have `{role}` in them: each part of the program puts its own name
+//! there ([`Principal::name`]), so that one set of variables serves all of them, and each connects
+//! with its own rights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use fred::prelude::{Builder, ClientLike as _, Config as FredConfig};
+use fred::rustls::pki_types::CertificateDer;
+use fred::rustls::pki_types::pem::PemObject as _;
+use fred::rustls::{ClientConfig, RootCertStore};
 use fred::types::ConnectHandle;
-use fred::types::config::{ReconnectPolicy, UnresponsiveConfig};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use fred::types::config::{ReconnectPolicy, TlsConnector, UnresponsiveConfig};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 
+use crate::access::{self, Principal};
 use crate::topology::Topology;
+
+/// What stands for the name of the principal.
+const ROLE: &str = "{role}";
 
 /// How to reach NATS, and the namespace.
 #[derive(Debug, Clone, Args)]
@@ -25,7 +36,7 @@ pub struct NatsConfig {
         default_value = "nats://127.0.0.1:4222"
     )]
     pub nats_url: Vec<String>,
-    /// User at NATS
+    /// User at NATS; `{role}` in it stands for the name of the part that connects
     #[arg(long, env = "MILLRACE_NATS_USER", value_name = "USER")]
     pub nats_user: Option<String>,
     /// Password at NATS; better in a file
@@ -37,18 +48,25 @@ pub struct NatsConfig {
         conflicts_with = "nats_password_file"
     )]
     pub nats_password: Option<String>,
-    /// File with the password at NATS
+    /// File with the password at NATS; `{role}` as in the user
     #[arg(long, env = "MILLRACE_NATS_PASSWORD_FILE", value_name = "FILE")]
     pub nats_password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of who may vouch for NATS; TLS is demanded with it
+    #[arg(long, env = "MILLRACE_NATS_CA_FILE", value_name = "FILE")]
+    pub nats_ca_file: Option<PathBuf>,
     /// Prefix of all streams, subjects and Redis keys: several systems can share the servers
     #[arg(long, env = "MILLRACE_NAMESPACE", default_value = "millrace")]
     pub namespace: String,
+    /// Where replies arrive: see [`NatsConfig::of`].
+    #[arg(skip)]
+    pub inbox: Option<String>,
 }
 
 /// How to reach PostgreSQL.
 #[derive(Debug, Clone, Args)]
 pub struct PostgresConfig {
-    /// Address of the database, without password: `postgres://USER@HOST:PORT/DATABASE`
+    /// Address of the database, without password: `postgres://USER@HOST:PORT/DATABASE`; `{role}` in
+    /// it stands for the name of the part that connects
     #[arg(
         long,
         env = "MILLRACE_POSTGRES_URL",
@@ -65,9 +83,12 @@ pub struct PostgresConfig {
         conflicts_with = "postgres_password_file"
     )]
     pub postgres_password: Option<String>,
-    /// File with the password at PostgreSQL
+    /// File with the password at PostgreSQL; `{role}` as in the address
     #[arg(long, env = "MILLRACE_POSTGRES_PASSWORD_FILE", value_name = "FILE")]
     pub postgres_password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of who may vouch for PostgreSQL; TLS is demanded with it
+    #[arg(long, env = "MILLRACE_POSTGRES_CA_FILE", value_name = "FILE")]
+    pub postgres_ca_file: Option<PathBuf>,
     /// Connections that one role opens at the most
     #[arg(long, env = "MILLRACE_POSTGRES_CONNECTIONS", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(2..=1000))]
@@ -77,7 +98,8 @@ pub struct PostgresConfig {
 /// How to reach Redis or Valkey.
 #[derive(Debug, Clone, Args)]
 pub struct RedisConfig {
-    /// Address, without password: `redis://HOST:PORT`, `redis-cluster://…` or `rediss://…` for TLS
+    /// Address, without password: `redis://USER@HOST:PORT`, `redis-cluster://…`, or `rediss://…` for
+    /// TLS; `{role}` in it stands for the name of the part that connects
     #[arg(
         long,
         env = "MILLRACE_REDIS_URL",
@@ -94,9 +116,22 @@ pub struct RedisConfig {
         conflicts_with = "redis_password_file"
     )]
     pub redis_password: Option<String>,
-    /// File with the password at Redis
+    /// File with the password at Redis; `{role}` as in the address
     #[arg(long, env = "MILLRACE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
+    /// File with the certificates (PEM) of who may vouch for Redis; the address must be `rediss://…`
+    #[arg(long, env = "MILLRACE_REDIS_CA_FILE", value_name = "FILE")]
+    pub redis_ca_file: Option<PathBuf>,
+}
+
+/// The path of a principal's own file.
+fn file_of(file: Option<&PathBuf>, principal: Principal) -> Option<PathBuf> {
+    // A path that is not UTF-8 has no `{role}` that anybody could have written there.
+    let named = |file: &PathBuf| match file.to_str() {
+        Some(text) => text.replace(ROLE, principal.name()).into(),
+        None => file.clone(),
+    };
+    file.map(named)
 }
 
 fn password(given: Option<&String>, file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {
@@ -106,6 +141,17 @@ fn password(given: Option<&String>, file: Option<&PathBuf>) -> anyhow::Result<Op
     let text = text.trim_end_matches(['\r', '\n']).to_owned();
     ensure!(!text.is_empty(), "the password file {} is empty", file.display());
     Ok(Some(text))
+}
+
+/// A TLS client that trusts who is vouched for by the certificates in a file, and nobody else.
+fn trusting(file: &Path) -> anyhow::Result<ClientConfig> {
+    let unread = || format!("the certificates in {} cannot be read", file.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(file).with_context(unread)? {
+        roots.add(certificate.with_context(unread)?).with_context(unread)?;
+    }
+    ensure!(!roots.is_empty(), "there is no certificate in {}", file.display());
+    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
 fn refuse_password_in(url: &str, what: &str) -> anyhow::Result<()> {
@@ -118,6 +164,18 @@ fn refuse_password_in(url: &str, what: &str) -> anyhow::Result<()> {
 }
 
 impl NatsConfig {
+    /// As a principal connects: with its user and password, and with replies where nobody else can
+    /// listen.
+    #[must_use]
+    pub fn of(&self, principal: Principal) -> Self {
+        Self {
+            nats_user: self.nats_user.as_ref().map(|user| user.replace(ROLE, principal.name())),
+            nats_password_file: file_of(self.nats_password_file.as_ref(), principal),
+            inbox: Some(access::inbox(&self.namespace, principal)),
+            ..self.clone()
+        }
+    }
+
     /// The names below the configured namespace.
     pub fn topology(&self) -> anyhow::Result<Topology> {
         Topology::new(&self.namespace)
@@ -142,6 +200,11 @@ impl NatsConfig {
         options.connect(self.nats_url.clone()).await.with_context(urls)
     }
 
+    /// The password, if there is one.
+    pub fn password(&self) -> anyhow::Result<Option<String>> {
+        password(self.nats_password.as_ref(), self.nats_password_file.as_ref())
+    }
+
     fn options(&self, name: &str) -> anyhow::Result<async_nats::ConnectOptions> {
         for url in &self.nats_url {
             ensure!(
@@ -150,7 +213,7 @@ impl NatsConfig {
                 --nats-user and --nats-password-file or the environment"
             );
         }
-        let password = password(self.nats_password.as_ref(), self.nats_password_file.as_ref())?;
+        let password = self.password()?;
         let urls = self.nats_url.join(", ");
         let mut options = async_nats::ConnectOptions::new()
             .name(name)
@@ -159,6 +222,7 @@ impl NatsConfig {
             .ping_interval(Duration::from_secs(3))
             .request_timeout(Some(Duration::from_secs(5)))
             .subscription_capacity(16 * 1024)
+            .require_tls(self.nats_ca_file.is_some())
             .reconnect_delay_callback(|attempt| {
                 Duration::from_millis(50 << attempt.min(5)).min(Duration::from_secs(1))
             })
@@ -166,6 +230,12 @@ impl NatsConfig {
                 let urls = urls.clone();
                 async move { tracing::info!(%event, urls, "NATS connection") }
             });
+        if let Some(inbox) = &self.inbox {
+            options = options.custom_inbox_prefix(inbox);
+        }
+        if let Some(file) = &self.nats_ca_file {
+            options = options.add_root_certificates(file.clone());
+        }
         match (&self.nats_user, password) {
             (Some(user), Some(password)) => {
                 options = options.user_and_password(user.clone(), password);
@@ -182,6 +252,16 @@ impl NatsConfig {
 }
 
 impl PostgresConfig {
+    /// As a principal connects.
+    #[must_use]
+    pub fn of(&self, principal: Principal) -> Self {
+        Self {
+            postgres_url: self.postgres_url.replace(ROLE, principal.name()),
+            postgres_password_file: file_of(self.postgres_password_file.as_ref(), principal),
+            ..self.clone()
+        }
+    }
+
     /// The connection options, checked.
     pub fn options(&self) -> anyhow::Result<PgConnectOptions> {
         refuse_password_in(&self.postgres_url, "postgres")?;
@@ -189,6 +269,10 @@ impl PostgresConfig {
             self.postgres_url.parse().context("--postgres-url is not a PostgreSQL URL")?;
         let password =
             password(self.postgres_password.as_ref(), self.postgres_password_file.as_ref())?;
+        let options = match &self.postgres_ca_file {
+            Some(file) => options.ssl_mode(PgSslMode::VerifyFull).ssl_root_cert(file),
+            None => options,
+        };
         Ok(match password {
             Some(password) => options.password(&password),
             None => options,
@@ -228,6 +312,16 @@ impl PostgresConfig {
 }
 
 impl RedisConfig {
+    /// As a principal connects.
+    #[must_use]
+    pub fn of(&self, principal: Principal) -> Self {
+        Self {
+            redis_url: self.redis_url.replace(ROLE, principal.name()),
+            redis_password_file: file_of(self.redis_password_file.as_ref(), principal),
+            ..self.clone()
+        }
+    }
+
     /// The client's configuration, checked.
     pub fn client_config(&self) -> anyhow::Result<FredConfig> {
         refuse_password_in(&self.redis_url, "redis")?;
@@ -236,6 +330,13 @@ impl RedisConfig {
         config.password =
             password(self.redis_password.as_ref(), self.redis_password_file.as_ref())?;
         config.fail_fast = false;
+        if let Some(file) = &self.redis_ca_file {
+            ensure!(
+                config.tls.is_some(),
+                "--redis-ca-file is set, but the address does not ask for TLS: use rediss://…"
+            );
+            config.tls = Some(TlsConnector::from(trusting(file)?).into());
+        }
         Ok(config)
     }
 

@@ -5,6 +5,7 @@
 //! ([`log`]), the one loop that consumes it ([`consumer`]) and the one file that knows Redis
 //! ([`views`]).
 
+pub mod access;
 pub mod asyncapi;
 pub mod command;
 pub mod config;

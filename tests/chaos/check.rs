@@ -115,10 +115,21 @@ impl<'a> Check<'a> {
 
     /// What is not done yet.
     async fn open(&self) -> anyhow::Result<Option<String>> {
-        let client = self.world.config.nats.connect_now("check").await?;
+        let client = self
+            .world
+            .config
+            .nats
+            .of(millrace_shared::access::Principal::Admin)
+            .connect_now("check")
+            .await?;
         let jetstream = async_nats::jetstream::new(client);
         let topology = self.world.config.nats.topology()?;
-        let pool = self.world.config.postgres.pool("check")?;
+        let pool = self
+            .world
+            .config
+            .postgres
+            .of(millrace_shared::access::Principal::Admin)
+            .pool("check")?;
         let count = "select (select count(*) from ledger.outbox),
                     (select count(*) from journal.orders where status = 'payment_unknown')";
         let counted: Result<(i64, i64), _> = sqlx::query_as(count).fetch_one(&pool).await;
@@ -227,7 +238,13 @@ impl<'a> Check<'a> {
     /// Nothing was wrong with any message: none may be parked because a server was away.
     async fn nothing_is_parked(&mut self) {
         let parked = async {
-            let client = self.world.config.nats.connect_now("check").await?;
+            let client = self
+                .world
+                .config
+                .nats
+                .of(millrace_shared::access::Principal::Admin)
+                .connect_now("check")
+                .await?;
             let name = self.world.config.nats.topology()?.parked_stream();
             let stream = async_nats::jetstream::new(client).get_stream(name).await?;
             let state = &stream.cached_info().state;

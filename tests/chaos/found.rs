@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use millrace_cli::servers::{ServerOptions, Servers, Which};
+use millrace_shared::access::Principal;
 use millrace_shared::message::Subject;
 use millrace_shared::topology::StreamOptions;
 use millrace_workers::Role;
@@ -115,12 +116,19 @@ async fn a_half_open_connection_to_nats_is_found_within_seconds() {
 async fn what_redis_has_lost_in_a_crash_is_written_again() {
     let data_dir = folder("forgetful");
     let log = data_dir.join("valkey9/appendonlydir/appendonly.aof.1.incr.aof");
-    let options = ServerOptions { data_dir, servers_dir: servers_dir(), durable: true };
+    let options = ServerOptions {
+        data_dir,
+        servers_dir: servers_dir(),
+        durable: true,
+        namespaces: vec!["forgetful".to_owned()],
+    };
     let mut servers = Box::pin(Servers::start(&options)).await.expect("servers of its own");
     let config = millrace_cli::up::worker_config(servers.addresses(), "forgetful");
-    millrace_cli::up::ensure_database(&config.postgres).await.expect("a database");
-    millrace_cli::migrate(&config.postgres).await.expect("the migrations run");
-    millrace_cli::topology(&config.nats, &StreamOptions::default()).await.expect("streams");
+    let made = millrace_cli::up::prepare_database(servers.addresses(), "forgetful").await;
+    made.expect("a database");
+    millrace_cli::topology(&config.nats.of(Principal::Admin), &StreamOptions::default())
+        .await
+        .expect("streams");
     let settings = settings(&config);
     let mut edge = Process::start(&["api", "--http", "127.0.0.1:0"], &settings);
     let all = ["worker", "validation", "payment", "persistence", "projection"];

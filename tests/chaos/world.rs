@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use millrace_cli::servers::{Addresses, ServerOptions, Servers, Which};
+use millrace_shared::access::Principal;
 use millrace_shared::topology::StreamOptions;
 use millrace_workers::WorkerConfig;
 use rustix::process::{Pid, Signal, kill_process};
@@ -22,6 +23,8 @@ use super::plan::{Plan, Step, What, Whose, Wrong};
 use crate::harness::{eventually, servers_dir};
 use crate::process::settings;
 use crate::proxy::{Line, Mode};
+
+const NAMESPACE: &str = "chaos";
 
 /// Every process: its name, and what it runs. The second half are the second of each.
 pub const MEMBERS: [(&str, &[&str]); 10] = [
@@ -72,13 +75,16 @@ impl World {
             data_dir: folder.join("data"),
             servers_dir: servers_dir(),
             durable: true,
+            namespaces: vec![NAMESPACE.to_owned()],
         };
         let servers = Box::pin(Servers::start(&options)).await.expect("the servers start");
-        let mut config = millrace_cli::up::worker_config(servers.addresses(), "chaos");
+        let mut config = millrace_cli::up::worker_config(servers.addresses(), NAMESPACE);
         config.payment_timeout = payment_timeout;
-        millrace_cli::up::ensure_database(&config.postgres).await.expect("a database");
-        millrace_cli::migrate(&config.postgres).await.expect("the migrations run");
-        millrace_cli::topology(&config.nats, &StreamOptions::default()).await.expect("streams");
+        let made = millrace_cli::up::prepare_database(servers.addresses(), NAMESPACE).await;
+        made.expect("a database");
+        millrace_cli::topology(&config.nats.of(Principal::Admin), &StreamOptions::default())
+            .await
+            .expect("streams");
         // A build meanwhile must not change what is started again.
         let program = folder.join("millrace");
         fs::copy(env!("CARGO_BIN_EXE_millrace-under-test"), &program).expect("a copy");
@@ -250,7 +256,8 @@ impl Member {
         config.nats.nats_url = vec![format!("nats://{}", nats.address())];
         let behind = postgres.address().to_string();
         config.postgres.postgres_url = config.postgres.postgres_url.replace(targets[1].0, &behind);
-        config.redis.redis_url = format!("redis://{}", redis.address());
+        let behind = redis.address().to_string();
+        config.redis.redis_url = config.redis.redis_url.replace(targets[2].0, &behind);
         let mut arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
         let http = (arguments[0] == "api").then(free_address);
         if let Some(http) = http {

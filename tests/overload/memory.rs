@@ -11,6 +11,7 @@ use chrono::TimeDelta;
 use futures_util::future::join_all;
 use millrace_cli::servers::{ServerOptions, Servers, Which};
 use millrace_cli::verify::{self, VerifyConfig};
+use millrace_shared::access::Principal;
 use millrace_shared::topology::{StreamOptions, Topology};
 use millrace_workers::WorkerConfig;
 use millrace_workers::trim::{Keep, Trim};
@@ -234,21 +235,25 @@ fn start(config: &WorkerConfig, servers: &Servers) -> (Vec<(&'static str, Proces
 async fn memory_stays_bounded_under_load_beyond_capacity() {
     let seconds = std::env::var("MILLRACE_OVERLOAD_SECONDS").ok();
     let lasts = Duration::from_secs(seconds.map_or(600, |text| text.parse().expect("seconds")));
-    let options =
-        ServerOptions { data_dir: folder("memory"), servers_dir: servers_dir(), durable: true };
+    let options = ServerOptions {
+        data_dir: folder("memory"),
+        servers_dir: servers_dir(),
+        durable: true,
+        namespaces: vec![NAME.to_owned()],
+    };
     let servers = Box::pin(Servers::start(&options)).await.expect("servers of its own");
     let mut config = millrace_cli::up::worker_config(servers.addresses(), NAME);
     // What waits behind others is to be paid, not to expire.
     config.payment_timeout = 24 * 3600;
-    millrace_cli::up::ensure_database(&config.postgres).await.expect("a database");
-    millrace_cli::migrate(&config.postgres).await.expect("the migrations run");
+    millrace_cli::up::prepare_database(servers.addresses(), NAME).await.expect("a database");
+    let admin = config.of(Principal::Admin);
     let small = StreamOptions { stream_max_bytes: Some(COMMANDS), ..StreamOptions::default() };
-    millrace_cli::topology(&config.nats, &small).await.expect("streams");
+    millrace_cli::topology(&admin.nats, &small).await.expect("streams");
     let (mut processes, mut memory) = start(&config, &servers);
     let url = format!("{}/v1/orders", processes[0].1.http().await);
-    let nats = config.nats.connect("test").await.expect("NATS answers");
+    let nats = admin.nats.connect("test").await.expect("NATS answers");
     let topology = config.nats.topology().expect("a namespace");
-    let pool = config.postgres.pool("test").expect("PostgreSQL settings");
+    let pool = admin.postgres.pool("test").expect("PostgreSQL settings");
     open_shop(&nats).await;
 
     let (sent, stop) = (Arc::new(Mutex::new(Sent::default())), CancellationToken::new());

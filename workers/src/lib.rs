@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::consumer;
 use millrace_shared::log::Log;
@@ -60,6 +61,16 @@ impl Role {
     pub const ALL: [Self; 4] =
         [Self::Validation, Self::Payment, Self::Persistence, Self::Projection];
 
+    /// As whom it connects.
+    fn principal(self) -> Principal {
+        match self {
+            Self::Validation => Principal::Validation,
+            Self::Payment => Principal::Payment,
+            Self::Persistence => Principal::Persistence,
+            Self::Projection => Principal::Projection,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Validation => "millrace-validation",
@@ -94,15 +105,29 @@ pub struct WorkerConfig {
     pub trim_keep_hours: Option<u32>,
 }
 
+impl WorkerConfig {
+    /// As a principal connects.
+    #[must_use]
+    pub fn of(&self, principal: Principal) -> Self {
+        Self {
+            nats: self.nats.of(principal),
+            postgres: self.postgres.of(principal),
+            redis: self.redis.of(principal),
+            ..self.clone()
+        }
+    }
+}
+
 /// How long an order may wait for its payment if nothing else is said, in seconds.
 pub const PAYMENT_TIMEOUT: u32 = 900;
 
 /// Runs one replica of a role until the shutdown.
 pub async fn run(
     role: Role,
-    config: &WorkerConfig,
+    whole: &WorkerConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let config = &whole.of(role.principal());
     let topology = config.nats.topology()?;
     let client = config.nats.connect(role.name()).await?;
     let pool = config.postgres.working_pool(role.name())?;
@@ -119,11 +144,15 @@ pub async fn run(
         }
         Role::Persistence => {
             let worker = Arc::new(persistence::Persistence::new(pool.clone()));
-            let trim = Trim::new(pool.clone(), &client, topology.clone());
-            let work = consumer::run(worker, client, topology, shutdown.clone());
+            let work = consumer::run(worker, client, topology.clone(), shutdown.clone());
             let trimming = async {
                 if let Some(hours) = config.trim_keep_hours {
+                    let config = whole.of(Principal::Trim);
+                    let client = config.nats.connect("millrace-trim").await?;
+                    let pool = config.postgres.pool("millrace-trim")?;
+                    let trim = Trim::new(pool.clone(), &client, topology);
                     trim.keep(Keep::hours(hours), shutdown).await;
+                    pool.close().await;
                 }
                 Ok(())
             };

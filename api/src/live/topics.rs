@@ -146,6 +146,7 @@ mod tests {
             redis_url: "redis://127.0.0.1:1".to_owned(),
             redis_password: None,
             redis_password_file: None,
+            redis_ca_file: None,
         };
         let views = Views::new(redis.client().unwrap(), "test");
         let waiters = Arc::new(Waiters::new(1, CancellationToken::new()));

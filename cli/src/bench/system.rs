@@ -1,14 +1,13 @@
 //! The system that is measured: a private one, as `millrace up` runs it, or one that runs already.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use async_nats::jetstream;
 use futures_util::StreamExt as _;
+use millrace_shared::access::Principal;
 use millrace_shared::topology::Topology;
 use millrace_workers::WorkerConfig;
 use rustix::process::Signal;
@@ -91,7 +90,9 @@ impl System {
         }
         let up = if plan.apart { "up" } else { "millrace" };
         let said = starter.run(up, &words, UP).await?;
-        let addresses: Addresses = serde_json::from_slice(&fs::read(plan.data.join("run.json"))?)?;
+        let mut addresses: Addresses =
+            serde_json::from_slice(&fs::read(plan.data.join("run.json"))?)?;
+        addresses.credentials = plan.data.join("credentials");
         let config = worker_config(&addresses, "millrace");
         let http = if plan.apart {
             starter.roles(&config, plan.replicas).await?
@@ -120,6 +121,8 @@ impl System {
         config: WorkerConfig,
     ) -> Result<Self> {
         until_ready(&http).await?;
+        // It looks at everything, and makes tables of its own.
+        let config = config.of(Principal::Admin);
         Ok(Self {
             topology: config.nats.topology()?,
             nats: config.nats.connect_now("millrace-bench").await?,
@@ -213,7 +216,7 @@ impl Starter<'_> {
 
     /// Every role in processes of its own; returns where the api listens.
     async fn roles(&mut self, config: &WorkerConfig, replicas: usize) -> Result<String> {
-        let settings = self.settings(config)?;
+        let settings = Self::settings(config)?;
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         for _ in 0..replicas {
             for role in ROLES {
@@ -229,7 +232,7 @@ impl Starter<'_> {
 
     /// Further workers beside those of `up`.
     async fn replicas(&mut self, config: &WorkerConfig, count: usize) -> Result<()> {
-        let settings = self.settings(config)?;
+        let settings = Self::settings(config)?;
         for _ in 0..count {
             let settings = settings.iter().map(String::as_str);
             let words: Vec<&str> = ["worker"].into_iter().chain(ROLES).chain(settings).collect();
@@ -238,30 +241,25 @@ impl Starter<'_> {
         Ok(())
     }
 
-    /// What tells a role where the servers are. Passwords are in files: everybody sees arguments.
-    fn settings(&self, config: &WorkerConfig) -> Result<Vec<String>> {
-        let secret = |name: &str, text: &Option<String>| -> Result<String> {
-            let path = self.plan.data.join(format!("bench-{name}.password"));
-            let mut options = OpenOptions::new();
-            let options = options.create(true).write(true).truncate(true).mode(0o600);
-            let mut file = options.open(&path)?;
-            file.write_all(text.as_deref().unwrap_or_default().as_bytes())?;
-            Ok(self::text(&path)?.to_owned())
-        };
-        let user = config.nats.nats_user.clone().unwrap_or_default();
-        Ok([
-            ("--namespace", config.nats.namespace.clone()),
-            ("--nats-url", config.nats.nats_url.join(",")),
-            ("--nats-user", user),
-            ("--nats-password-file", secret("nats", &config.nats.nats_password)?),
-            ("--postgres-url", config.postgres.postgres_url.clone()),
-            ("--postgres-password-file", secret("postgres", &config.postgres.postgres_password)?),
-            ("--redis-url", config.redis.redis_url.clone()),
-            ("--redis-password-file", secret("redis", &config.redis.redis_password)?),
-        ]
-        .into_iter()
-        .flat_map(|(name, value)| [name.to_owned(), value])
-        .collect())
+    /// What tells a role where the servers are.
+    fn settings(config: &WorkerConfig) -> Result<Vec<String>> {
+        fn file(path: Option<&PathBuf>) -> Result<Option<&str>> {
+            path.map(|path| text(path)).transpose()
+        }
+        let (nats, postgres, redis) = (&config.nats, &config.postgres, &config.redis);
+        let urls = nats.nats_url.join(",");
+        let settings = [
+            ("--namespace", Some(nats.namespace.as_str())),
+            ("--nats-url", Some(&urls)),
+            ("--nats-user", nats.nats_user.as_deref()),
+            ("--nats-password-file", file(nats.nats_password_file.as_ref())?),
+            ("--postgres-url", Some(&postgres.postgres_url)),
+            ("--postgres-password-file", file(postgres.postgres_password_file.as_ref())?),
+            ("--redis-url", Some(&redis.redis_url)),
+            ("--redis-password-file", file(redis.redis_password_file.as_ref())?),
+        ];
+        let given = settings.into_iter().filter_map(|(name, value)| Some([name, value?]));
+        Ok(given.flatten().map(str::to_owned).collect())
     }
 
     /// The servers are children of `up`.

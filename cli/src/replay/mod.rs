@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
+use millrace_shared::access::Principal;
 use millrace_shared::config::NatsConfig;
 
 pub use summary::Summary;
@@ -171,7 +172,7 @@ async fn connect(args: &ReplayArgs) -> anyhow::Result<Target> {
         (Via::Http, None) => bail!("--via http needs --target"),
         (Via::Nats, url) => {
             ensure!(url.is_none(), "--target is for --via http; NATS is reached by --nats-url");
-            let client = args.nats.connect_now("millrace replay").await?;
+            let client = args.nats.of(Principal::Operator).connect_now("millrace replay").await?;
             let topology = args.nats.topology()?;
             Ok(Target::Nats(Box::new(nats::Nats::new(client, topology).await?)))
         }

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::provision::Program;
 use super::{Addresses, Which};
+use crate::credentials::Credentials;
 
 /// Away from 4222, 5432 and 6379, and below the ports that the system gives to outgoing connections:
 /// there, a client that tries to come back to a killed server could take its port, or meet itself.
@@ -24,6 +25,7 @@ const PORTS: Range<u16> = 15_000..30_000;
 pub(super) struct Home {
     pub dir: PathBuf,
     run: Mutex<Addresses>,
+    credentials: Credentials,
     _lock: File,
 }
 
@@ -46,13 +48,15 @@ impl Home {
             }
             Addresses::new()
         };
-        let home = Self { dir, run: Mutex::new(run), _lock: lock };
+        let credentials = Credentials::open(&dir.join("credentials"))?;
+        let home = Self { dir, run: Mutex::new(run), credentials, _lock: lock };
         home.save(&*home.run.lock().await)?;
         Ok(home)
     }
 
     pub async fn addresses(&self) -> Addresses {
-        self.run.lock().await.clone()
+        let credentials = self.credentials.folder().to_owned();
+        Addresses { credentials, ..self.run.lock().await.clone() }
     }
 
     /// The port of a server: the one it had, or if that is taken and the server may move, a new one.
@@ -109,6 +113,7 @@ impl Addresses {
             postgres_password: secret(),
             redis_url: "redis://127.0.0.1:0".to_owned(),
             redis_password: secret(),
+            credentials: PathBuf::new(),
         }
     }
 

@@ -39,6 +39,8 @@ pub struct ServerOptions {
     pub servers_dir: PathBuf,
     /// Every acknowledged write is on the disk first. Only tests that need speed turn it off.
     pub durable: bool,
+    /// Whose users NATS and Redis are to know.
+    pub namespaces: Vec<String>,
 }
 
 /// Where the servers listen, and the secrets that open them.
@@ -46,7 +48,7 @@ pub struct ServerOptions {
 pub struct Addresses {
     /// `nats://127.0.0.1:PORT`
     pub nats_url: String,
-    /// The one user that nats-server knows.
+    /// A user of NATS who may do everything.
     pub nats_user: String,
     /// Its password.
     pub nats_password: String,
@@ -60,6 +62,9 @@ pub struct Addresses {
     pub redis_url: String,
     /// The default user's password.
     pub redis_password: String,
+    /// The folder with the passwords of everybody else: see [`Credentials`].
+    #[serde(skip)]
+    pub credentials: PathBuf,
 }
 
 /// One of the three servers.
@@ -226,13 +231,16 @@ impl Starter {
             let port = self.home.port(which, may_move).await?;
             let addresses = self.home.addresses().await;
             let (home, durable) = (&self.home, self.options.durable);
+            let namespaces = &self.options.namespaces;
             let launch = match which {
-                Which::Nats => nats::launch(home, program, port, &addresses, durable)?,
+                Which::Nats => nats::launch(home, program, port, &addresses, durable, namespaces)?,
                 Which::Postgres => {
                     postgres::launch(home, &self.spawner, program, port, &addresses, durable)
                         .await?
                 }
-                Which::Redis => redis::launch(home, program, port, &addresses, durable)?,
+                Which::Redis => {
+                    redis::launch(home, program, port, &addresses, durable, namespaces)?
+                }
             };
             process::end_leftovers(&launch).await?;
             if which == Which::Postgres {

@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use async_nats::ConnectOptions;
 use async_nats::jetstream;
+use millrace_shared::topology::Topology;
 use rustix::fs::statvfs;
 
 use super::home::{Home, make_private_folder, write_secret};
 use super::process::{Launch, User, quoted};
 use super::provision::Program;
 use super::{Addresses, Which};
+use crate::credentials::{Credentials, nats_users};
 
 pub(super) fn launch(
     home: &Home,
@@ -20,6 +22,7 @@ pub(super) fn launch(
     port: u16,
     addresses: &Addresses,
     durable: bool,
+    namespaces: &[String],
 ) -> Result<Launch> {
     let folder = home.folder(program, &["nats"])?;
     let store = folder.join("store");
@@ -29,14 +32,15 @@ pub(super) fn launch(
     let space = statvfs(&store)?;
     let limit = (space.f_bavail * space.f_frsize + size(&store)) / 4 * 3;
     let sync = if durable { "sync_interval: always" } else { "" };
+    let namespaces: Vec<Topology> =
+        namespaces.iter().map(|name| Topology::new(name)).collect::<Result<_>>()?;
+    let all = (addresses.nats_user.as_str(), addresses.nats_password.as_str());
+    let users = nats_users(&Credentials::at(&addresses.credentials), &namespaces, &[all])?;
     let text = format!(
         "server_name: {name}\nlisten: \"127.0.0.1:{port}\"\nmax_payload: 1048576\n\
-         jetstream {{\n  store_dir: {store}\n  max_file_store: {limit}\n  {sync}\n}}\n\
-         authorization {{ user: {user}, password: {password} }}\n",
+         jetstream {{\n  store_dir: {store}\n  max_file_store: {limit}\n  {sync}\n}}\n{users}",
         name = name(&store),
         store = quoted(&store),
-        user = quoted(&addresses.nats_user),
-        password = quoted(&addresses.nats_password),
     );
     write_secret(&config, &text)?;
     let mark = config.to_string_lossy().into_owned();

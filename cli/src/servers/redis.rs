@@ -11,6 +11,7 @@ use super::home::{Home, make_private_folder, write_secret};
 use super::process::{Launch, User, quoted};
 use super::provision::Program;
 use super::{Addresses, Which};
+use crate::credentials::{Credentials, redis_users};
 
 pub(super) fn launch(
     home: &Home,
@@ -18,15 +19,17 @@ pub(super) fn launch(
     port: u16,
     addresses: &Addresses,
     durable: bool,
+    namespaces: &[String],
 ) -> Result<Launch> {
     let folder = home.folder(program, &["valkey", "redis"])?;
     make_private_folder(&folder)?;
     let config = folder.join("server.conf");
+    let users = redis_users(&Credentials::at(&addresses.credentials), namespaces)?;
     // The command line stays as it is, so that a left-over process is known by it.
     let text = format!(
         "bind 127.0.0.1\nport {port}\nprotected-mode yes\nrequirepass {password}\ndir {folder}\n\
          daemonize no\nset-proc-title no\nmaxmemory-policy noeviction\n\
-         save \"\"\nappendonly yes\nappendfsync {sync}\n",
+         save \"\"\nappendonly yes\nappendfsync {sync}\n{users}",
         password = quoted(&addresses.redis_password),
         folder = quoted(&folder),
         sync = if durable { "everysec" } else { "no" },

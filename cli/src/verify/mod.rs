@@ -24,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use futures_util::future::{BoxFuture, FutureExt as _, try_join_all};
+use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::topology::Topology;
 use millrace_shared::views::Views;
@@ -127,9 +128,10 @@ struct Data {
 impl Data {
     async fn open(config: &VerifyConfig, settle: Duration) -> Result<Self> {
         let topology = config.nats.topology()?;
-        let nats = config.nats.connect_now("millrace-verify").await?;
+        let nats = config.nats.of(Principal::Operator).connect_now("millrace-verify").await?;
         // That a statement over everything is slow is no news.
-        let options = config.postgres.options()?.disable_statement_logging();
+        let options =
+            config.postgres.of(Principal::Operator).options()?.disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(2 * engine::AT_A_TIME)
             .acquire_timeout(crate::LIMIT)
@@ -137,7 +139,7 @@ impl Data {
             .await
             .context("PostgreSQL cannot be reached")?;
         Ok(Self {
-            views: Views::new(config.redis.client()?, topology.namespace()),
+            views: Views::new(config.redis.of(Principal::Operator).client()?, topology.namespace()),
             jetstream: async_nats::jetstream::new(nats),
             topology,
             pool,

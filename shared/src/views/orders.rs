@@ -11,7 +11,7 @@ mod shelve;
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, NaiveDate, Utc};
-use fred::interfaces::{LuaInterface as _, SortedSetsInterface as _};
+use fred::interfaces::SortedSetsInterface as _;
 use fred::types::sorted_sets::{ZRange, ZRangeBound, ZRangeKind, ZSort};
 use futures_util::future::try_join_all;
 use serde::Deserialize;
@@ -174,14 +174,8 @@ impl Views {
         let keys: Vec<String> =
             statuses.iter().map(|status| self.order_set(generation, list, *status)).collect();
         let [low, high, next] = place::bounds((filter.from, filter.to), after);
-        let found: Vec<Vec<String>> = self
-            .redis
-            .evalsha(
-                self.scripts.browse.sha1().clone(),
-                keys,
-                vec![low, high, next, limit.to_string()],
-            )
-            .await?;
+        let words = vec![low, high, next, limit.to_string()];
+        let found: Vec<Vec<String>> = self.ask(&self.scripts.browse, keys, words).await?;
         let damaged = || ViewError::Damaged(format!("{list:?}"));
         let (mut count, mut entries) = (0, Vec::new());
         for (status, set) in statuses.into_iter().zip(found) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use fred::interfaces::{ClientLike as _, LuaInterface as _};
 use fred::types::scripts::Script;
-use fred::types::{FromValue, Value};
+use fred::types::{ClusterHash, CustomCommand, FromValue, Value};
 use fred::util::redis_keyslot;
 use futures_util::future::try_join_all;
 
@@ -125,6 +125,20 @@ impl Views {
         };
         let answers = Box::pin(self.with_scripts(|| try_join_all(parts.iter().map(call)))).await?;
         Ok(parts.into_iter().zip(answers).collect())
+    }
+
+    /// Runs a script that only reads: who may only read may run it.
+    pub(super) async fn ask<R: FromValue>(
+        &self,
+        script: &Script,
+        keys: Vec<String>,
+        words: Vec<String>,
+    ) -> Result<R, ViewError> {
+        // The first key is the third word.
+        let command = CustomCommand::new_static("EVALSHA_RO", ClusterHash::Offset(2), false);
+        let head = [script.sha1().to_string(), keys.len().to_string()];
+        let words: Vec<String> = head.into_iter().chain(keys).chain(words).collect();
+        Ok(self.redis.custom(command, words).await?)
     }
 
     async fn load(&self, script: &'static str) -> Result<(), ViewError> {
