@@ -3,6 +3,10 @@
 
 mod tls;
 
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,10 +14,61 @@ use millrace_shared::access::Principal;
 use serde_json::json;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
+use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::harness::System;
-use crate::rebuild::redis_as;
+use crate::cluster::nats_server;
+use crate::harness::{System, eventually};
+use crate::process::{folder, run};
+use crate::rebuild::{redis, redis_as};
+
+/// `compose.yaml` gives these files to the servers.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_servers_take_what_credentials_writes_and_it_keeps_what_is_there() {
+    let folder = folder("credentials");
+    let secrets = folder.join("secrets");
+    let make = [
+        "credentials".to_owned(),
+        secrets.display().to_string(),
+        "--namespace".to_owned(),
+        "shop".to_owned(),
+    ];
+    let mut texts = Vec::new();
+    for _ in 0..2 {
+        let made = run(&make, &[]).await;
+        assert_eq!(made.code, Some(0), "{made:?}");
+        let text = |name: &str| fs::read_to_string(secrets.join(name)).expect("a file");
+        texts.push(["payment", "nats-users.conf", "valkey-users.acl"].map(text));
+    }
+    assert_eq!(texts[0], texts[1], "passwords are made once");
+    let mode = fs::metadata(&secrets).expect("a folder").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "nobody else enters it");
+
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats.conf");
+    fs::copy(config, secrets.join("nats.conf")).expect("a copy");
+    let mut nats = Command::new(nats_server());
+    let checked = nats.arg("-t").arg("-c").arg(secrets.join("nats.conf")).output();
+    let checked = checked.await.expect("nats-server runs");
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let system = System::without_workers().await;
+    let about = redis(&system, &["INFO", "server"]).await;
+    let program = about.lines().find_map(|line| line.strip_prefix("executable:"));
+    let log = folder.join("valkey.log");
+    let mut another = Command::new(program.expect("where the server is").trim());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    another.args(["--port", &port.port().to_string(), "--logfile"]).arg(&log);
+    another.arg("--dir").arg(&folder).arg("--aclfile").arg(secrets.join("valkey-users.acl"));
+    let mut another = another.kill_on_drop(true).spawn().expect("it starts");
+    eventually("the users are taken", async || {
+        let said = fs::read_to_string(&log).ok()?;
+        assert!(another.try_wait().expect("a child").is_none(), "{said}");
+        said.contains("Server initialized").then_some(())
+    })
+    .await;
+    another.kill().await.expect("it is killed");
+    system.stop().await;
+}
 
 /// The server answers whoever may ask, if only with an error; others get nothing.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -107,7 +162,7 @@ async fn at_nats_nobody_does_what_is_another_ones_work() {
     assert!(powers.iter().any(|(_, who, ..)| workers.iter().all(|it| who.contains(it))));
     // Where a worker would take its messages from.
     let payment = system.run(millrace_workers::Role::Payment);
-    crate::harness::eventually("payment has its consumer", async || {
+    eventually("payment has its consumer", async || {
         let log = async_nats::jetstream::new(system.nats.clone()).get_stream(&events).await.ok()?;
         log.consumer_info("payment").await.ok()
     })

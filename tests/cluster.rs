@@ -23,7 +23,7 @@ use crate::harness::{card_order, eventually, servers, servers_dir, usd};
 use crate::process::{Process, folder, run, settings};
 
 /// The namespace, and the name of the database.
-const NAME: &str = "cluster";
+pub const NAME: &str = "cluster";
 /// How the streams are made.
 const PLACED: [&str; 7] = [
     "topology",
@@ -63,7 +63,7 @@ impl Node {
 }
 
 /// The program that the servers of the run use.
-fn nats_server() -> PathBuf {
+pub fn nats_server() -> PathBuf {
     if let Some(named) = std::env::var_os("MILLRACE_NATS_SERVER") {
         return named.into();
     }

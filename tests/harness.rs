@@ -21,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Systems that one run may have: the servers know their users from the start.
+/// Systems that one run may have, and others that tests name: the servers know their users from the
+/// start.
 const SYSTEMS: u32 = 400;
+const OTHERS: [&str; 1] = [crate::cluster::NAME];
 /// The database that each test's database is a copy of.
 const TEMPLATE: &str = "template";
 
@@ -38,7 +40,10 @@ pub fn servers() -> &'static Addresses {
                     data_dir: run_dir(),
                     servers_dir: servers_dir(),
                     durable: true,
-                    namespaces: (0..SYSTEMS).map(namespace).collect(),
+                    namespaces: (0..SYSTEMS)
+                        .map(namespace)
+                        .chain(OTHERS.map(str::to_owned))
+                        .collect(),
                 }))
                 .await
                 .expect("the servers start");

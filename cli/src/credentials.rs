@@ -14,8 +14,8 @@ use postgres_protocol::password::scram_sha_256;
 use rand::distr::{Alphanumeric, SampleString as _};
 use sqlx::{AssertSqlSafe, PgConnection};
 
-/// Characters of a password: 190 bits.
-const LENGTH: usize = 32;
+/// Characters of a password: 256 bits.
+const LENGTH: usize = 43;
 
 /// What `millrace credentials` is to make.
 #[derive(Debug, Clone, Args)]
@@ -28,11 +28,13 @@ pub struct CredentialsArgs {
     namespace: String,
 }
 
-/// Makes the passwords that are missing, and the parts of the servers' configuration that name them.
+/// Makes the passwords that are missing, the secret that tokens are signed with, and the parts of
+/// the servers' configuration that name the passwords.
 pub fn run(args: &CredentialsArgs) -> Result<()> {
     let topology = Topology::new(&args.namespace)?;
     let credentials = Credentials::open(&args.folder)?;
     let file = |name: &str| args.folder.join(name);
+    make_secret(&file("jwt"))?;
     write_open(&file("nats-users.conf"), &nats_users(&credentials, &[topology], &[])?)?;
     let rules = redis_users(&credentials, std::slice::from_ref(&args.namespace))?;
     write_open(&file("valkey-users.acl"), &format!("user default off\n{rules}"))
@@ -54,10 +56,7 @@ impl Credentials {
         fs::set_permissions(folder, Permissions::from_mode(0o700)).with_context(of)?;
         let folder = folder.canonicalize().with_context(of)?;
         for principal in Principal::ALL {
-            let path = folder.join(principal.name());
-            if !path.exists() {
-                write_open(&path, &Alphanumeric.sample_string(&mut rand::rng(), LENGTH))?;
-            }
+            make_secret(&folder.join(principal.name()))?;
         }
         Ok(Self { folder })
     }
@@ -176,6 +175,14 @@ pub fn redis_users(credentials: &Credentials, namespaces: &[String]) -> Result<S
         }
     }
     Ok(text)
+}
+
+/// Makes a secret, unless there is one.
+fn make_secret(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    write_open(path, &Alphanumeric.sample_string(&mut rand::rng(), LENGTH))
 }
 
 /// Writes a file whole or not at all; the folder is what keeps it secret.

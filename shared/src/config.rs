@@ -6,10 +6,12 @@
 //! with its own rights.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use fred::error::ErrorKind;
+use fred::interfaces::EventInterface as _;
 use fred::prelude::{Builder, ClientLike as _, Config as FredConfig};
 use fred::rustls::pki_types::CertificateDer;
 use fred::rustls::pki_types::pem::PemObject as _;
@@ -372,6 +374,8 @@ impl RedisConfig {
 
 /// How often it is looked whether Redis answers.
 const PING_EVERY: Duration = Duration::from_secs(2);
+/// How often it is told that Redis lets nobody in.
+const REFUSED_EVERY: Duration = Duration::from_secs(30);
 /// Pings without an answer, after which a connection is given up.
 const MOST_UNANSWERED: u32 = 2;
 
@@ -379,9 +383,20 @@ const MOST_UNANSWERED: u32 = 2;
 /// own check does not see it while commands are still being written.
 async fn watch_over(client: fred::clients::Client, mut connection: ConnectHandle) {
     let mut unanswered = 0;
+    let mut errors = client.error_rx();
+    let mut told: Option<Instant> = None;
     loop {
         tokio::select! {
             _ = &mut connection => return,
+            Ok((error, _)) = errors.recv() => {
+                // It is tried again and again; this is nothing that gets better by itself.
+                let refused = *error.kind() == ErrorKind::Auth;
+                if refused && told.is_none_or(|at| at.elapsed() > REFUSED_EVERY) {
+                    tracing::warn!(%error, "Redis refuses the user or its password");
+                    told = Some(Instant::now());
+                }
+                continue;
+            }
             () = tokio::time::sleep(PING_EVERY) => {}
         }
         let answered = !client.is_connected() || client.ping::<()>(None).await.is_ok();

@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, chown};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::interfaces::ClientLike as _;
+use fred::rustls::ServerConfig;
+use fred::rustls::pki_types::pem::PemObject as _;
+use fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use millrace_cli::servers::{ServerOptions, Servers, Which};
 use millrace_shared::access::Principal;
 use millrace_shared::topology::StreamOptions;
@@ -16,8 +21,11 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustix::process::Signal;
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{card_order, eventually, servers_dir, usd};
 use crate::process::{Process, folder, settings};
@@ -41,44 +49,54 @@ fn authority(folder: &Path, name: &str) -> (CertifiedIssuer<'static, KeyPair>, P
     (issuer, file)
 }
 
-/// A server's certificate; its key can be read by the owner of `owned` alone.
-fn certificate(
-    issuer: &CertifiedIssuer<'static, KeyPair>,
-    folder: &Path,
-    owned: &Path,
-) -> Certificate {
+/// A server's certificate.
+fn certificate(issuer: &CertifiedIssuer<'static, KeyPair>, folder: &Path) -> Certificate {
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
     let key = KeyPair::generate().expect("a key");
     let certificate = params.signed_by(&key, issuer).expect("a certificate");
     let of = Certificate { chain: folder.join("server.pem"), key: folder.join("server.key") };
-    let owner = fs::metadata(owned).expect("a folder");
-    let texts = [(&of.chain, certificate.pem()), (&of.key, key.serialize_pem())];
-    for (file, text) in texts {
+    for (file, text) in [(&of.chain, certificate.pem()), (&of.key, key.serialize_pem())] {
         let mut options = fs::OpenOptions::new();
         let new = options.write(true).create_new(true).mode(0o600).open(file);
         new.and_then(|mut new| new.write_all(text.as_bytes())).expect("a file");
-        chown(file, Some(owner.uid()), Some(owner.gid())).expect("its owner");
     }
     of
 }
 
-/// Starts a server again as its configuration is changed to.
-fn again(program: &Path, arguments: &[&str], config: &Path, text: &str) -> Child {
-    fs::write(config, text).expect("a file");
-    let log = fs::File::create(config.with_extension("tls.log")).expect("a log");
-    let mut command = Command::new(program);
-    command.args(arguments).arg(config).stdin(Stdio::null()).kill_on_drop(true);
-    command.stdout(log.try_clone().expect("a log")).stderr(log);
-    command.spawn().expect("the server starts")
+/// TLS in front of a server at `address` whose pinned build has none of its own. Nobody is let in
+/// without. `PostgreSQL`'s protocol asks for it first.
+async fn seal(of: &Certificate, address: String, which: Which) -> SocketAddr {
+    let chain = CertificateDer::pem_file_iter(&of.chain).expect("a file");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(&of.key).expect("a key");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let acceptor = TlsAcceptor::from(Arc::new(config.expect("a configuration")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let sealed = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (acceptor, address) = (acceptor.clone(), address.clone());
+            tokio::spawn(async move {
+                if which == Which::Postgres {
+                    let mut request = [0; 8];
+                    client.read_exact(&mut request).await?;
+                    // SSLRequest, in "Message Formats" of the protocol.
+                    if request != *b"\0\0\0\x08\x04\xd2\x16\x2f" {
+                        return Ok(());
+                    }
+                    client.write_all(b"S").await?;
+                }
+                let mut client = acceptor.accept(client).await?;
+                let mut server = TcpStream::connect(address).await?;
+                copy_bidirectional(&mut client, &mut server).await.map(|_| ())
+            });
+        }
+    });
+    sealed
 }
 
-fn program(servers: &Servers, which: Which) -> PathBuf {
-    let pid = servers.pid(which).expect("it runs");
-    fs::read_link(format!("/proc/{pid}/exe")).expect("a program")
-}
-
-/// The three servers, which speak TLS only (PostgreSQL: as well), and who vouches for them.
-async fn sealed(folder: &Path) -> (Servers, [Child; 2], WorkerConfig, PathBuf) {
+/// The three servers, which speak TLS only, and who vouches for them.
+async fn sealed(folder: &Path) -> (Servers, Child, WorkerConfig) {
     let data = folder.join("data");
     let options = ServerOptions {
         data_dir: data.clone(),
@@ -91,47 +109,32 @@ async fn sealed(folder: &Path) -> (Servers, [Child; 2], WorkerConfig, PathBuf) {
     let mut config = millrace_cli::up::worker_config(servers.addresses(), NAME);
     let (issuer, ca) = authority(&data, "ca.pem");
 
-    let options = config.postgres.of(Principal::Admin).options().expect("options");
-    let mut connection = PgConnection::connect_with(&options).await.expect("a connection");
-    let home: String = sqlx::query_scalar("select current_setting('data_directory')")
-        .fetch_one(&mut connection)
-        .await
-        .expect("a folder");
-    let of_postgres = certificate(&issuer, Path::new(&home), Path::new(&home));
-    for (name, value) in [
-        ("ssl_cert_file", of_postgres.chain.display().to_string()),
-        ("ssl_key_file", of_postgres.key.display().to_string()),
-        ("ssl", "on".to_owned()),
-    ] {
-        let change = format!("alter system set {name} = '{value}'");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(change)).execute(&mut connection).await.expect("set");
-    }
-    sqlx::raw_sql("select pg_reload_conf()").execute(&mut connection).await.expect("reloaded");
-    connection.close().await.expect("closed");
+    let of = certificate(&issuer, &data);
+    let addresses = servers.addresses().clone();
+    let sealing = async |url: &str, which| {
+        let (_, address) = url.split_once("://").expect("an address");
+        (address.to_owned(), seal(&of, address.to_owned(), which).await.to_string())
+    };
+    let (open, sealed) = sealing(&addresses.postgres_url, Which::Postgres).await;
+    config.postgres.postgres_url = config.postgres.postgres_url.replace(&open, &sealed);
+    let (open, sealed) = sealing(&addresses.redis_url, Which::Redis).await;
+    let url = config.redis.redis_url.replace(&open, &sealed);
+    config.redis.redis_url = url.replace("redis://", "rediss://");
 
-    let Certificate { chain, key } = certificate(&issuer, &data, &data);
-    let (chain, key) = (chain.display(), key.display());
-    let programs = [Which::Nats, Which::Redis].map(|which| program(&servers, which));
+    let program = servers.pid(Which::Nats).map(|pid| format!("/proc/{pid}/exe"));
+    let program = fs::read_link(program.expect("it runs")).expect("a program");
     servers.kill(Which::Nats).await.expect("killed");
-    servers.kill(Which::Redis).await.expect("killed");
-    let nats = data.join("nats2/nats.conf");
-    let text = fs::read_to_string(&nats).expect("its configuration");
+    let file = data.join("nats2/nats.conf");
+    let text = fs::read_to_string(&file).expect("its configuration");
+    let (chain, key) = (of.chain.display(), of.key.display());
     let tls = format!("{text}\ntls {{ cert_file: \"{chain}\", key_file: \"{key}\" }}\n");
-    let nats = again(&programs[0], &["--config"], &nats, &tls);
-    let redis = data.join("valkey9/server.conf");
-    let text = fs::read_to_string(&redis).expect("its configuration");
-    let tls = format!(
-        "{}\nport 0\ntls-cert-file {chain}\ntls-key-file {key}\ntls-ca-cert-file {}\n\
-         tls-auth-clients no\n",
-        text.replacen("\nport ", "\ntls-port ", 1),
-        ca.display(),
-    );
-    let redis = again(&programs[1], &[], &redis, &tls);
-
+    fs::write(&file, tls).expect("a file");
+    let mut nats = Command::new(program);
+    nats.arg("--config").arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
+    let nats = nats.kill_on_drop(true).spawn().expect("nats-server starts");
     let url = &config.nats.nats_url[0];
     config.nats.nats_url = vec![url.replace("nats://", "tls://")];
-    config.redis.redis_url = config.redis.redis_url.replace("redis://", "rediss://");
-    (servers, [nats, redis], trusting(&config, &ca), ca)
+    (servers, nats, trusting(&config, &ca))
 }
 
 fn trusting(config: &WorkerConfig, ca: &Path) -> WorkerConfig {
@@ -157,7 +160,7 @@ async fn trusted(config: &WorkerConfig) -> [bool; 3] {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_orders_are_paid_and_a_server_that_nobody_vouches_for_is_refused() {
     let folder = folder(NAME);
-    let (servers, tls, config, _ca) = sealed(&folder).await;
+    let (servers, nats, config) = sealed(&folder).await;
     eventually("all three speak TLS", async || (trusted(&config).await == [true; 3]).then_some(()))
         .await;
     let (_, stranger) = authority(&folder, "stranger.pem");
@@ -196,6 +199,6 @@ async fn over_tls_orders_are_paid_and_a_server_that_nobody_vouches_for_is_refuse
     for process in [edge, workers] {
         assert_eq!(process.end(Signal::TERM).await.code, Some(0));
     }
-    drop(tls);
+    drop(nats);
     servers.stop().await.expect("the servers end");
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
+use millrace_shared::access::Principal;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -92,7 +93,13 @@ impl Client {
     /// The clients of a world: `count`, of which every third speaks NATS.
     pub async fn all(world: &World, seed: u64, count: u64) -> (Vec<Self>, Arc<Mutex<Known>>) {
         let known = Arc::new(Mutex::new(Known::default()));
-        let nats = world.of_clients().nats.connect("clients").await.expect("a connection");
+        let nats = world
+            .of_clients()
+            .nats
+            .of(Principal::Service)
+            .connect("clients")
+            .await
+            .expect("a connection");
         let client = |number: u64| Self {
             rng: ChaCha8Rng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number)),
             http: reqwest::Client::builder()

@@ -90,29 +90,41 @@ async fn a_worker_that_starts_knows_what_is_parked_before_it_consumes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn later_events_of_an_order_wait_while_an_earlier_one_is_tried_again() {
     let shop = Shop::open().await;
-    let (id, free) = (Uuid::now_v7(), Uuid::now_v7());
+    // On a machine with much else to do the next try may come so late that nothing is held back any
+    // more: the first order for which it was in time will do.
+    let (ids, free) = ([(); 5].map(|()| Uuid::now_v7()), Uuid::now_v7());
     let refuse = format!(
         "create function refuse() returns trigger language plpgsql as $$
              begin raise exception 'not now'; end $$;
          create trigger refuse before insert on journal.events for each row
-             when (new.subject_id = '{id}' and new.type = 'paid') execute function refuse()"
+             when (new.subject_id <> '{free}' and new.type = 'paid') execute function refuse()"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(refuse)).execute(&shop.system.pool).await.expect("a trigger");
     let persistence = shop.system.run(Role::Persistence);
-    shop.sell(id).await;
-    shop.deliver(id).await;
-    shop.sell(free).await;
-    shop.deliver(free).await;
-    eventually("others are in the journal", async || {
-        (shop.journal(free).await.len() == 4).then_some(())
-    })
-    .await;
-    assert_eq!(shop.journal(id).await, ["validated"]);
+    let mut held = Vec::new();
+    for id in ids {
+        shop.sell(id).await;
+        shop.deliver(id).await;
+        if held.is_empty() {
+            shop.sell(free).await;
+            shop.deliver(free).await;
+        }
+        eventually("others are in the journal", async || {
+            (shop.journal(free).await.len() == 4).then_some(())
+        })
+        .await;
+        held.push((id, shop.journal(id).await));
+        if held.last().is_some_and(|(_, steps)| steps == &["validated"]) {
+            break;
+        }
+    }
+    assert!(held.last().is_some_and(|(_, steps)| steps == &["validated"]), "{held:?}");
     sqlx::raw_sql("drop trigger refuse on journal.events")
         .execute(&shop.system.pool)
         .await
         .expect("it is healed");
     shop.system.settle().await;
+    let (id, _) = held.pop().expect("the last one");
     let steps = shop.journal(id).await;
     assert_eq!((steps.len(), &steps[..2]), (4, &["validated".to_owned(), "paid".to_owned()][..]));
     shop.parked(0).await;
