@@ -10,6 +10,7 @@ pub mod listener;
 pub mod lists;
 pub mod live;
 pub mod marks;
+mod observe;
 pub mod pipeline;
 pub mod query;
 pub mod reading;
@@ -396,7 +397,7 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Resu
 fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
     let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
     let identified = middleware::from_fn_with_state(Arc::clone(app), auth::identify);
-    let mut routes = routes::commands_and_views();
+    let mut routes = routes::commands_and_views().merge(routes::metrics());
     if app.desk.is_some() {
         routes = routes.merge(routes::operators());
     }
@@ -418,6 +419,7 @@ fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
         .layer(headers::compression())
         .layer(middleware::map_response(headers::weakened))
         .layer(headers::cors(cors_origins))
+        .layer(middleware::from_fn(observe::request))
 }
 
 /// Refuses what is too much, before anything was read or done.

@@ -11,7 +11,8 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use futures_util::StreamExt as _;
 use millrace_shared::command::{self, FieldError, KEY_HEADER, MAX_BYTES};
-use millrace_shared::message::{TRACEPARENT, is_traceparent};
+use millrace_shared::message::TRACEPARENT;
+use millrace_shared::trace::Trace;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -29,6 +30,8 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 pub struct Posted {
     /// The headers.
     pub headers: HeaderMap,
+    /// Its place in its trace.
+    pub trace: Trace,
     /// The object.
     pub body: Map<String, Value>,
 }
@@ -37,7 +40,8 @@ impl<S: Sync> FromRequest<S> for Posted {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let trace = parts.extensions.remove().unwrap_or_default();
         let bytes = timeout(BODY_PATIENCE, read(body)).await.map_err(|_| too_slow())??;
         let body = match bytes.as_slice() {
             [] => Map::new(),
@@ -46,7 +50,7 @@ impl<S: Sync> FromRequest<S> for Posted {
                 command::read_object(bytes)?
             }
         };
-        Ok(Self { headers: parts.headers, body })
+        Ok(Self { headers: parts.headers, trace, body })
     }
 }
 
@@ -144,9 +148,9 @@ pub fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
-/// The W3C trace context of a request, if it has one that may be passed on.
+/// The W3C trace context of a request, if it has one.
 pub fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    text(headers, TRACEPARENT).filter(|text| is_traceparent(text))
+    text(headers, TRACEPARENT)
 }
 
 /// An id from the path.

@@ -15,7 +15,9 @@ use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, CustomerId};
 use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Subject, TRACEPARENT, now};
+use millrace_shared::metrics::{label, metrics};
 use millrace_shared::reason::Reason;
+use millrace_shared::trace::{SpanKind, Trace};
 use millrace_shared::views::{CommandStatus, CommandView, Document, Mark, ViewError};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,7 +27,7 @@ use crate::App;
 use crate::auth::Caller;
 use crate::error::Problem;
 use crate::reading;
-use crate::request::{Posted, idempotency_key, preferred_wait, traceparent};
+use crate::request::{Posted, idempotency_key, preferred_wait};
 
 /// How long storing a command may take before the client is told that its fate is not known.
 const STORE_PATIENCE: Duration = Duration::from_millis(750);
@@ -73,7 +75,7 @@ pub async fn submit(
     kind: &str,
     posted: Posted,
 ) -> Result<Response, Problem> {
-    let Posted { headers, body } = posted;
+    let Posted { headers, trace, body } = posted;
     let on_behalf_of = caller.on_behalf_of().cloned();
     let given = Given { command_id: None, key: idempotency_key(&headers)?, on_behalf_of };
     let command = Command::read(kind, body)?;
@@ -103,7 +105,12 @@ pub async fn submit(
             order @ Command::PlaceOrder(_) => order,
             _ => &command,
         };
-        app.store(stored, &asked, &given, (&headers, caller.actor())).await?;
+        let publish = trace.step(SpanKind::Producer, || format!("publish {kind}").into());
+        publish.tell("millrace.command_id", asked.command_id.to_string());
+        publish.tell("millrace.subject", format!("{}/{}", asked.subject, asked.id));
+        let result = app.store(stored, &asked, &given, (&publish, caller.actor())).await;
+        publish.end(result.as_ref().err().map(Problem::title));
+        result?;
         app.mark(&asked).await;
         Seen::Underway("pending".to_owned())
     };
@@ -240,9 +247,14 @@ impl App {
         command: &Command,
         asked: &Asked,
         given: &Given,
-        (headers, actor): (&HeaderMap, Option<&str>),
+        (trace, actor): (&Trace, Option<&str>),
     ) -> Result<(), Problem> {
+        let told = |outcome: &'static str| {
+            let labels = [label("kind", command.kind()), label("outcome", outcome)];
+            metrics().commands.add(1, &labels);
+        };
         if !self.can_accept() {
+            told("unavailable");
             return Err(Problem::unavailable("NATS cannot be reached; nothing was stored"));
         }
         let payload = serde_json::to_vec(command).map_err(|error| {
@@ -261,7 +273,7 @@ impl App {
         if let Some(actor) = actor {
             about.insert(ACTOR_HEADER, actor);
         }
-        if let Some(traceparent) = traceparent(headers) {
+        if let Some(traceparent) = trace.traceparent() {
             about.insert(TRACEPARENT, traceparent);
         }
         let entry = Entry {
@@ -273,17 +285,21 @@ impl App {
         match self.commands.try_append(vec![entry], STORE_PATIENCE).await {
             Ok(_) => {
                 crash::point("api.stored");
+                told("stored");
                 Ok(())
             }
             Err(AppendError::Full(reason)) => {
+                told("full");
                 tracing::warn!(%reason, "commands are refused");
                 Err(Problem::overloaded("no more commands can be stored now; nothing was stored"))
             }
             Err(AppendError::Unavailable(reason)) => {
+                told("unknown");
                 tracing::warn!(%reason, "a command was not confirmed in time");
                 Err(outcome_unknown(asked))
             }
             Err(error @ (AppendError::Refused(_) | AppendError::Conflict)) => {
+                told("failed");
                 tracing::error!(%error, "a command cannot be stored");
                 Err(Problem::internal())
             }

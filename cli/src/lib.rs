@@ -15,8 +15,10 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::AdminArgs;
 use crate::credentials::Credentials;
 
+mod admin;
 pub mod bench;
 pub mod credentials;
 pub mod explain;
@@ -50,7 +52,12 @@ enum Action {
     /// Run the whole system on this machine, with private servers: no Docker, no set-up
     Up(up::UpArgs),
     /// Run the HTTP edge
-    Api(ApiConfig),
+    Api {
+        #[command(flatten)]
+        config: ApiConfig,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
     /// Run workers; start as many as you like, anywhere
     Worker {
         /// Which workers run in this process
@@ -58,6 +65,8 @@ enum Action {
         roles: Vec<Role>,
         #[command(flatten)]
         config: WorkerConfig,
+        #[command(flatten)]
+        admin: AdminArgs,
     },
     /// Make a password for each part of the system, and what the servers are told of them
     Credentials(credentials::CredentialsArgs),
@@ -119,10 +128,11 @@ pub fn main() -> ExitCode {
         | Action::Verify(_) => "warn,fred=off",
         _ => "info,sqlx=warn,async_nats=warn,fred=off",
     };
-    let result = cli.log.start(usual).and_then(|()| {
+    let result = cli.log.start(usual, &service(&cli.action)).and_then(|telemetry| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(Box::pin(run(cli.action)));
         runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        telemetry.stop();
         result
     });
     match result {
@@ -137,14 +147,32 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What a process is called in traces, metrics and logs that are exported.
+fn service(action: &Action) -> String {
+    match action {
+        Action::Api { .. } => "millrace-api".to_owned(),
+        Action::Worker { roles, .. } => match roles.as_slice() {
+            [role] => role.name().to_owned(),
+            _ => "millrace-worker".to_owned(),
+        },
+        _ => "millrace".to_owned(),
+    }
+}
+
 async fn run(action: Action) -> Result<()> {
     match action {
         Action::Up(args) => Box::pin(up::run(args, until_signal()?)).await?,
-        Action::Api(config) => millrace_api::run(config, until_signal()?).await?,
-        Action::Worker { mut roles, config } => {
+        Action::Api { config, admin } => {
+            let shutdown = until_signal()?;
+            admin.serve(shutdown.clone()).await?;
+            millrace_api::run(config, shutdown).await?;
+        }
+        Action::Worker { mut roles, config, admin } => {
             roles.sort_unstable_by_key(|role| *role as u8);
             roles.dedup();
-            workers(&roles, &config, until_signal()?).await?;
+            let shutdown = until_signal()?;
+            admin.serve(shutdown.clone()).await?;
+            workers(&roles, &config, shutdown).await?;
         }
         Action::Credentials(args) => credentials::run(&args)?,
         Action::Migrate { postgres, credentials } => {

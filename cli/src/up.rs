@@ -16,6 +16,7 @@ use millrace_workers::{PAYMENT_TIMEOUT, Role, WorkerConfig};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::AdminArgs;
 use crate::credentials::Credentials;
 use crate::sample;
 use crate::servers::{Addresses, ServerOptions, Servers};
@@ -53,6 +54,8 @@ pub struct UpArgs {
     /// Start with an empty catalogue
     #[arg(long)]
     no_sample: bool,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 /// Runs the system until the shutdown.
@@ -95,6 +98,7 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
         shutdown.cancelled().await;
         return Ok(());
     }
+    args.admin.serve(shutdown.clone()).await?;
     let edge = if args.workers_only { None } else { Some(bind(args, &config).await?) };
     let http = edge.as_ref().map(Server::local_addr);
     let stop = shutdown.clone();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Info, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{AckKind, Message, stream};
 use async_nats::{Client, HeaderMap, jetstream};
@@ -28,13 +28,17 @@ use tokio_util::task::TaskTracker;
 
 use self::replays::Replays;
 use self::settle::Settler;
+use crate::backlog::Oldest;
+use crate::health;
 use crate::log::{Log, timestamp};
-use crate::message::Event;
+use crate::message::{Event, TRACEPARENT, now};
+use crate::metrics::{label, metrics, number};
 use crate::parking::Parking;
 use crate::parking::held::Held;
 use crate::quarantine::Quarantine;
 use crate::service::{Announced, Counters};
 use crate::topology::Topology;
+use crate::trace::{self, SpanKind, Trace};
 
 /// How long the server waits for an ack before it delivers again.
 const ACK_WAIT: Duration = Duration::from_secs(15);
@@ -87,6 +91,8 @@ pub struct Raw<'a> {
     pub sequence: u64,
     /// When the stream took it.
     pub at: DateTime<Utc>,
+    /// Its place in its trace: what follows from it continues that.
+    pub trace: &'a Trace,
 }
 
 impl Raw<'_> {
@@ -105,11 +111,19 @@ pub struct Delivery<M> {
     pub sequence: u64,
     /// Which delivery this is, from 1.
     pub attempt: u64,
+    /// Its place in its trace.
+    pub trace: Trace,
 }
 
 /// The decoder of all workers on EVENTS.
 pub fn decode_event(raw: &Raw<'_>) -> Result<Event, String> {
-    Event::decode(raw.payload).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
+    let mut event = Event::decode(raw.payload)
+        .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+    // What follows from it follows from this worker's part in it.
+    if let Some(traceparent) = raw.trace.traceparent() {
+        event.traceparent = Some(traceparent.to_owned());
+    }
+    Ok(event)
 }
 
 /// Runs a worker until the shutdown, then drains it.
@@ -122,7 +136,7 @@ pub async fn run<W: Worker>(
     let stream = worker.stream(&topology);
     let events = stream == topology.events_stream();
     let parked = Log::new(client.clone(), topology.parked_stream());
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(Counters::new(W::NAME));
     let announced = Announced::worker(&client, &topology, W::NAME, Arc::clone(&counters)).await;
     let announced = announced.inspect_err(|error| {
         tracing::warn!(worker = W::NAME, "it is not among the NATS micro services: {error:#}");
@@ -151,6 +165,7 @@ pub async fn run<W: Worker>(
         let pulled =
             pull_until_error(&worker, &jetstream, &topology, &settler, &tasks, &shutdown).await;
         if let Err(error) = pulled {
+            health::consuming(W::NAME, false);
             tracing::warn!(worker = W::NAME, "pull is rebuilt: {error:#}");
             pause(Duration::from_millis(500), &shutdown).await;
         }
@@ -197,6 +212,7 @@ async fn pull_until_error<W: Worker>(
         .heartbeat(Duration::from_millis(1500))
         .messages()
         .await?;
+    health::consuming(W::NAME, true);
     tracing::info!(worker = W::NAME, stream = name, "consuming");
     let mut chunks = messages.ready_chunks(W::BATCH);
     let slots = Arc::new(Semaphore::new(W::BATCHES));
@@ -232,16 +248,23 @@ async fn pull_until_error<W: Worker>(
     }
 }
 
-/// Handles what cannot be received in the usual way, until the shutdown.
+/// Looks at the consumer again and again, until the shutdown: how much waits, and whether something
+/// is there that cannot be received in the usual way, which is handled.
 async fn rescue<W: Worker>(
     worker: Arc<W>,
     settler: Arc<Settler>,
     mut quarantine: Quarantine,
     shutdown: CancellationToken,
 ) {
+    let mut oldest = Oldest::default();
     while !shutdown.is_cancelled() {
         pause(LOOK_EVERY, &shutdown).await;
-        match quarantine.look().await {
+        let looked = async {
+            let (stream, info) = quarantine.consumer().await?;
+            tell_backlog(W::NAME, &info, oldest.look(&stream, &info).await);
+            quarantine.look(&info).await
+        };
+        match looked.await {
             Ok(messages) if messages.is_empty() => {}
             Ok(messages) => {
                 tracing::error!(worker = W::NAME, count = messages.len(), "unreceivable messages");
@@ -252,6 +275,16 @@ async fn rescue<W: Worker>(
             }
         }
     }
+}
+
+/// Tells how much work waits for all replicas of a worker; each of them tells the same.
+fn tell_backlog(worker: &'static str, info: &Info, oldest: Option<DateTime<Utc>>) {
+    let labels = [label("worker", worker)];
+    let pending = usize::try_from(info.num_pending).unwrap_or(usize::MAX);
+    metrics().pending.record(number(pending), &labels);
+    metrics().unsettled.record(number(info.num_ack_pending), &labels);
+    let age = oldest.and_then(|oldest| (now() - oldest).to_std().ok()).unwrap_or_default();
+    metrics().oldest.record(age.as_secs_f64(), &labels);
 }
 
 async fn consumer<W: Worker>(
@@ -294,7 +327,11 @@ async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message
         if attempt > 1 {
             settler.counters.redelivered();
         }
+        let traceparent = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
+        let traceparent = traceparent.map(async_nats::HeaderValue::as_str);
+        let trace = begin(W::NAME, &message.subject, traceparent, sequence, attempt);
         let raw = Raw {
+            trace: &trace,
             subject: &message.subject,
             payload: &message.payload,
             headers: message.headers.as_ref(),
@@ -305,17 +342,17 @@ async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message
             Ok(decoded) => {
                 if let Err(verdict) = settler.turn(&message.subject, sequence).await {
                     away |= matches!(verdict, Verdict::Unavailable(_));
-                    settler.settle(&message, attempt, verdict).await;
+                    settler.settle(&message, attempt, &trace, verdict).await;
                     continue;
                 }
-                let delivery = Delivery { message: decoded, sequence, attempt };
+                let delivery = Delivery { message: decoded, sequence, attempt, trace };
                 if attempt < ALONE_FROM {
                     batch.push((message, delivery));
                 } else {
                     alone.push((message, delivery));
                 }
             }
-            Err(reason) => settler.settle(&message, attempt, Verdict::Park(reason)).await,
+            Err(reason) => settler.settle(&message, attempt, &trace, Verdict::Park(reason)).await,
         }
     }
     if !batch.is_empty() {
@@ -336,16 +373,18 @@ async fn process_batch<W: Worker>(
         batch.into_iter().unzip();
     let mut away = false;
     let mut again = Vec::new();
-    settler.counters.batch();
+    let under_way = settler.counters.batch(messages.len());
     for (at, verdict) in judge(worker, &messages, &deliveries).await.into_iter().enumerate() {
         // Perhaps only because of another message in the batch.
         if messages.len() > 1 && matches!(verdict, Verdict::Failed(_) | Verdict::Park(_)) {
             again.push(at);
         } else {
             away |= matches!(verdict, Verdict::Unavailable(_));
-            settler.settle(&messages[at], deliveries[at].attempt, verdict).await;
+            let Delivery { attempt, trace, .. } = &deliveries[at];
+            settler.settle(&messages[at], *attempt, trace, verdict).await;
         }
     }
+    drop(under_way);
     for at in again {
         // Perhaps it now comes after one that was parked just before.
         let verdicts = match settler.turn(&messages[at].subject, deliveries[at].sequence).await {
@@ -354,10 +393,41 @@ async fn process_batch<W: Worker>(
         };
         for verdict in verdicts {
             away |= matches!(verdict, Verdict::Unavailable(_));
-            settler.settle(&messages[at], deliveries[at].attempt, verdict).await;
+            let Delivery { attempt, trace, .. } = &deliveries[at];
+            settler.settle(&messages[at], *attempt, trace, verdict).await;
         }
     }
     away
+}
+
+/// A worker's part in what a message went through: `validation order.place`, `payment validated`.
+/// A command that came without a trace begins one.
+fn begin(
+    worker: &str,
+    subject: &str,
+    traceparent: Option<&str>,
+    sequence: u64,
+    attempt: u64,
+) -> Trace {
+    let mut tokens = subject.rsplit('.');
+    let (last, of) = (tokens.next().unwrap_or(""), tokens.next().unwrap_or(""));
+    // Of an event the token before its type is an id.
+    let trace = match (tokens.next(), traceparent) {
+        (Some("cmd"), None) => {
+            let name = || format!("{worker} {of}.{last}").into();
+            Trace::enter(SpanKind::Consumer, None, name)
+        }
+        (Some("cmd"), _) => Trace::follow(traceparent, || format!("{worker} {of}.{last}").into()),
+        _ => Trace::follow(traceparent, || format!("{worker} {last}").into()),
+    };
+    if trace.is_recorded() {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        trace.tell("messaging.system", "nats");
+        trace.tell("messaging.destination.name", subject.to_owned());
+        trace.tell("messaging.message.id", signed(sequence));
+        trace.tell("millrace.attempt", signed(attempt));
+    }
+    trace
 }
 
 /// The worker's verdict on each message, whatever it does; meanwhile the server is told that they
@@ -368,7 +438,9 @@ async fn judge<W: Worker>(
     deliveries: &[Delivery<W::Message>],
 ) -> Vec<Verdict> {
     // A panic is a defect, but it must not take the loop or other messages with it.
-    let guarded = AssertUnwindSafe(worker.handle(deliveries)).catch_unwind();
+    let looked_at = deliveries.iter().map(|it| &it.trace).filter(|trace| trace.is_recorded());
+    let work = trace::batch(looked_at.collect(), worker.handle(deliveries));
+    let guarded = AssertUnwindSafe(work).catch_unwind();
     let work = tokio::time::timeout(LIMIT, guarded);
     tokio::pin!(work);
     let mut progress = tokio::time::interval(PROGRESS);

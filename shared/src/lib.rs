@@ -7,15 +7,19 @@
 
 pub mod access;
 pub mod asyncapi;
+pub mod backlog;
 pub mod command;
 pub mod config;
 pub mod consumer;
 pub mod crash;
 pub mod customer;
+mod export;
+pub mod health;
 pub mod ids;
 pub mod import;
 pub mod log;
 pub mod message;
+pub mod metrics;
 pub mod money;
 pub mod order;
 pub mod parking;
@@ -29,6 +33,7 @@ pub mod table;
 pub mod telemetry;
 pub mod times;
 pub mod topology;
+pub mod trace;
 pub mod views;
 
 #[cfg(test)]

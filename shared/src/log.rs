@@ -159,7 +159,7 @@ impl Log {
     pub fn new(client: Client, stream: String) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let jetstream = jetstream::new(client.clone());
-        tokio::spawn(send::run(client, jobs));
+        tokio::spawn(send::run(client, stream.clone(), jobs));
         Self { queue, jetstream, stream }
     }
 

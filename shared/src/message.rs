@@ -80,7 +80,7 @@ pub struct Event {
     pub causation: Uuid,
     /// The command at the beginning of the chain of causes.
     pub correlation: Uuid,
-    /// The W3C trace context of the command, if it had one.
+    /// The W3C trace context of what caused it, if it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     /// What happened, in detail.
@@ -339,6 +339,8 @@ pub fn is_traceparent(text: &str) -> bool {
     let hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
+    let given = |part: &str| part.bytes().any(|b| b != b'0');
     matches!(parts.as_slice(), [version, trace, span, flags]
-        if hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2))
+        if hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2)
+            && *version != "ff" && given(trace) && given(span))
 }

@@ -6,8 +6,9 @@
 //! API, where headers are only bytes, and what cannot be received is handed to the worker without
 //! them.
 
+use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::RawMessage;
+use async_nats::jetstream::stream::{RawMessage, Stream};
 use async_nats::jetstream::{self, ErrorCode, Message};
 use async_nats::{HeaderMap, HeaderName};
 use base64::Engine as _;
@@ -35,11 +36,16 @@ impl Quarantine {
         Self { jetstream, stream, consumer, floor: None, checked: 0 }
     }
 
-    /// If the floor stands where it stood the last time: the messages above it that cannot be
-    /// received, in a form that can be handled and acked.
-    pub async fn look(&mut self) -> anyhow::Result<Vec<Message>> {
+    /// The consumer as it is now, and its stream.
+    pub async fn consumer(&self) -> anyhow::Result<(Stream<()>, Info)> {
         let stream = self.jetstream.get_stream_no_info(&self.stream).await?;
         let info = stream.consumer_info(self.consumer).await?;
+        Ok((stream, info))
+    }
+
+    /// If the floor stands where it stood the last time: the messages above it that cannot be
+    /// received, in a form that can be handled and acked.
+    pub async fn look(&mut self, info: &Info) -> anyhow::Result<Vec<Message>> {
         let floor = info.ack_floor.stream_sequence;
         if info.num_ack_pending == 0 || self.floor.replace(floor) != Some(floor) {
             return Ok(Vec::new());

@@ -9,18 +9,23 @@ use anyhow::anyhow;
 use async_nats::Client;
 use async_nats::service::{Service, ServiceExt as _};
 use futures_util::StreamExt as _;
+use opentelemetry::KeyValue;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use crate::metrics::{Open, Timed, label, metrics, number};
 use crate::times::Times;
 use crate::topology::Topology;
 
 /// The version of the program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What one replica of a worker has done since it was started.
-#[derive(Debug, Default)]
+/// What one replica of a worker has done since it was started: counted here, for its statistics and
+/// for the process's metrics.
+#[derive(Debug)]
 pub struct Counters {
+    /// Of the metrics.
+    labels: [KeyValue; 1],
     processed: AtomicU64,
     failed: AtomicU64,
     redelivered: AtomicU64,
@@ -31,30 +36,51 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Those of a worker.
+    pub fn new(worker: &'static str) -> Self {
+        Self {
+            labels: [label("worker", worker)],
+            processed: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            redelivered: AtomicU64::default(),
+            parked: AtomicU64::default(),
+            batches: AtomicU64::default(),
+            times: Times::default(),
+        }
+    }
+
     /// A message is done with, so long after its stream took it.
     pub fn processed(&self, after: Duration) {
         self.processed.fetch_add(1, Ordering::Relaxed);
         self.times.add(after);
+        metrics().processed.add(1, &self.labels);
+        metrics().message_time.record(after.as_secs_f64(), &self.labels);
     }
 
     /// An attempt at a message has failed.
     pub fn failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+        metrics().failed.add(1, &self.labels);
     }
 
     /// A message has come that had come before, here or at another replica.
     pub fn redelivered(&self) {
         self.redelivered.fetch_add(1, Ordering::Relaxed);
+        metrics().redelivered.add(1, &self.labels);
     }
 
     /// A message was parked.
     pub fn parked(&self) {
         self.parked.fetch_add(1, Ordering::Relaxed);
+        metrics().parked.add(1, &self.labels);
     }
 
-    /// A batch was handed over.
-    pub fn batch(&self) {
+    /// A batch of so many messages is handed over; it is in hand until the two are dropped.
+    pub fn batch(&self, size: usize) -> (Open, Timed) {
         self.batches.fetch_add(1, Ordering::Relaxed);
+        metrics().batch_size.record(number(size), &self.labels);
+        let open = Open::new(&metrics().in_hand, size, self.labels.to_vec());
+        (open, Timed::new(&metrics().batch_time, self.labels.to_vec()))
     }
 
     /// The numbers by their names.

@@ -34,6 +34,11 @@ impl Incoming {
         Cause { causation: id, correlation: id, traceparent: self.traceparent.clone() }
     }
 
+    /// The kind of command: `order.place`; `malformed` if it cannot be read.
+    pub fn kind(&self) -> &'static str {
+        self.received.command.as_ref().map_or("malformed", |it| it.command.kind())
+    }
+
     /// The order that the command continues, if it is such a command.
     pub fn continues(&self) -> Option<OrderId> {
         match &self.received.command.as_ref().ok()?.command {

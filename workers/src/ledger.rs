@@ -14,6 +14,7 @@ use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, CustomerId, OrderId, ProductId};
 use millrace_shared::message::{Event, Subject};
 use millrace_shared::order::Order;
+use millrace_shared::trace::step;
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
@@ -186,7 +187,7 @@ impl PostgresLedger {
         store::book(&mut tx, &book).await?;
         store::decisions(&mut tx, &decisions).await?;
         crash::point("validation.before-commit");
-        Ok(tx.commit().await?)
+        Ok(step("commit", tx.commit()).await?)
     }
 }
 

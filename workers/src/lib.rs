@@ -28,6 +28,7 @@ use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::consumer;
 use millrace_shared::log::Log;
+use millrace_shared::metrics;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::Views;
 use sqlx::PgPool;
@@ -36,6 +37,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::CatchUp;
+use crate::gateway::measured::Measured;
+use crate::gateway::sandbox::Sandbox;
 use crate::ledger::PostgresLedger;
 use crate::rebuild::Rebuild;
 use crate::trim::{Keep, Trim};
@@ -71,7 +74,8 @@ impl Role {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// The name of a process of this role.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Validation => "millrace-validation",
             Self::Payment => "millrace-payment",
@@ -131,6 +135,7 @@ pub async fn run(
     let topology = config.nats.topology()?;
     let client = config.nats.connect(role.name()).await?;
     let pool = config.postgres.working_pool(role.name())?;
+    metrics::watch_pool(role.name(), &pool);
     let events = Log::new(client.clone(), topology.events_stream());
     match role {
         Role::Validation => {
@@ -138,7 +143,7 @@ pub async fn run(
             validate(client, pool.clone(), events, topology, time_to_pay, shutdown).await?;
         }
         Role::Payment => {
-            let gateway = Arc::new(gateway::sandbox::Sandbox::new(pool.clone()));
+            let gateway = Arc::new(Measured(Sandbox::new(pool.clone())));
             let worker = Arc::new(payment::Payment::new(events, topology.clone(), gateway));
             consumer::run(worker, client, topology, shutdown).await?;
         }

@@ -17,6 +17,7 @@ use millrace_shared::order::{
     self, AfterCharge, Order, OrderEvent, OrderStatus, PaymentKind, PaymentStatus, Stamp,
 };
 use millrace_shared::topology::Topology;
+use millrace_shared::trace::step;
 use tokio::time::timeout;
 
 use crate::event_log::EventLog;
@@ -223,7 +224,7 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
             let after = Order::apply(Some(order), order.order_id, stamp, &event)?;
             let message = Event::order(&event, &after, cause)?;
             let entry = Entry::event(&self.topology, &message, current.sequence)?;
-            match self.log.append(vec![entry], PATIENCE).await {
+            match step("append", self.log.append(vec![entry], PATIENCE)).await {
                 Ok(sequence) => {
                     crash::point("payment.appended");
                     return Ok(Current { order: after, sequence });

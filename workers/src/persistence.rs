@@ -12,6 +12,7 @@ use millrace_shared::money::Money;
 use millrace_shared::order::Order;
 use millrace_shared::product::Product;
 use millrace_shared::topology::Topology;
+use millrace_shared::trace::step;
 use sqlx::types::chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -34,13 +35,16 @@ impl Persistence {
         let mut sorted: Vec<&Delivery<Event>> = batch.iter().collect();
         sorted.sort_by_key(|d| (d.message.subject, &d.message.subject_id, d.message.version));
         let mut tx = self.pool.begin().await?;
-        let forks = write_events(&mut tx, &sorted).await?;
+        let forks = step("write events", write_events(&mut tx, &sorted)).await?;
         let newest = newest(sorted.iter().map(|d| &d.message).filter(|e| !forks.contains(&e.id.0)));
-        write_orders(&mut tx, &states(&newest, Subject::Order)?).await?;
-        write_customers(&mut tx, &states(&newest, Subject::Customer)?).await?;
-        write_products(&mut tx, &states(&newest, Subject::Product)?).await?;
+        let current = async {
+            write_orders(&mut tx, &states(&newest, Subject::Order)?).await?;
+            write_customers(&mut tx, &states(&newest, Subject::Customer)?).await?;
+            write_products(&mut tx, &states(&newest, Subject::Product)?).await
+        };
+        step("write current state", current).await?;
         crash::point("persistence.before-commit");
-        tx.commit().await?;
+        step("commit", tx.commit()).await?;
         crash::point("persistence.committed");
         Ok(forks)
     }

@@ -18,8 +18,11 @@ use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, OrderId};
 use millrace_shared::log::{self, AppendError};
-use millrace_shared::message::{Event, Subject, TRACEPARENT, is_traceparent, now};
+use millrace_shared::message::{Event, Subject, now};
+use millrace_shared::metrics::{label, metrics};
+use millrace_shared::reason::Reason;
 use millrace_shared::topology::{DECIDER, Topology};
+use millrace_shared::trace::step;
 use tokio::sync::Notify;
 
 use self::head::{Group, Head};
@@ -89,6 +92,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         let mut outcome = HashMap::new();
         let mut repeated: Vec<(CommandId, u64)> = Vec::new();
         let mut relayed = false;
+        let mut ruled: Vec<(&'static str, Option<Reason>)> = Vec::new();
         let rule = |book: &mut Book| {
             for delivery in batch {
                 let early = delivery.sequence > settled + 1 && delivery.attempt < WAITING;
@@ -114,6 +118,8 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                     Ruling::NotYet => None,
                     Ruling::Decided(decision) => {
                         let events = to_append(&decision.events);
+                        let refusal = decision.past.refusal.as_ref();
+                        ruled.push((message.kind(), refusal.map(|refusal| refusal.reason)));
                         decisions.push(*decision);
                         Some(events)
                     }
@@ -125,6 +131,9 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         };
         self.ledger.decide(&incoming, rule).await?;
         crash::point("validation.committed");
+        for (kind, reason) in ruled {
+            tell_decided(kind, reason);
+        }
         if relayed {
             self.relay.notify_one();
         }
@@ -257,8 +266,8 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
     }
 
     async fn work(&self, batch: &[&Delivery<Incoming>]) -> Result<HashMap<u64, Verdict>> {
-        let orders = self.load_orders(batch).await?;
-        let mut decided = self.decide(batch, &orders).await?;
+        let orders = step("load orders", self.load_orders(batch)).await?;
+        let mut decided = step("decide", self.decide(batch, &orders)).await?;
         let mut verdicts = HashMap::new();
         let mut groups: BTreeMap<(Subject, String), Group<'_>> = BTreeMap::new();
         for delivery in batch {
@@ -287,7 +296,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
             (causes, self.append(group, head).await)
         });
         let mut finished = Vec::new();
-        for (causes, result) in join_all(appends).await {
+        for (causes, result) in step("append", join_all(appends)).await {
             match result {
                 Ok(()) => finished.extend(causes.iter().map(|(_, command)| *command)),
                 Err(error) => {
@@ -304,6 +313,13 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         crash::point("validation.cleared");
         Ok(verdicts)
     }
+}
+
+fn tell_decided(kind: &'static str, reason: Option<Reason>) {
+    let outcome = if reason.is_some() { "rejected" } else { "accepted" };
+    let reason = reason.map_or("", Reason::as_str);
+    let labels = [label("kind", kind), label("outcome", outcome), label("reason", reason)];
+    metrics().decided.add(1, &labels);
 }
 
 fn verdict_of(error: &anyhow::Error) -> Verdict {
@@ -342,10 +358,7 @@ impl<D: Ledger, L: EventLog> Worker for Validation<D, L> {
             ),
             at: raw.at,
             sequence: raw.sequence,
-            traceparent: raw
-                .header(TRACEPARENT)
-                .filter(|text| is_traceparent(text))
-                .map(str::to_owned),
+            traceparent: raw.trace.traceparent().map(str::to_owned),
         })
     }
 

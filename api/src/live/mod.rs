@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
 use clap::Args;
 use futures_util::stream;
+use millrace_shared::metrics::{Open, metrics};
 use millrace_shared::views::{ViewError, Views};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -126,6 +127,7 @@ impl Live {
             heartbeat: self.heartbeat,
             stopping: self.stopping.clone(),
             slot,
+            _open: Open::new(&metrics().streams, 1, Vec::new()),
         };
         client.queue(first);
         let frames = stream::unfold(client, |mut client| async {
@@ -200,6 +202,7 @@ struct Client<F: Feed> {
     heartbeat: Duration,
     stopping: CancellationToken,
     slot: Slot,
+    _open: Open,
 }
 
 impl<F: Feed> Client<F> {

@@ -6,11 +6,11 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::Stream;
 use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
-use millrace_shared::log::timestamp;
+use millrace_shared::backlog::Oldest;
 use millrace_shared::message::now;
 use tokio::time::timeout;
 
@@ -67,8 +67,8 @@ pub struct ConsumerLook {
 /// Looks, and what they need from one to the next.
 #[derive(Debug, Default)]
 pub struct Looks {
-    /// The oldest message of each worker when it was last read: it is read again only when it is done.
-    oldest: HashMap<String, (u64, DateTime<Utc>)>,
+    /// Of each worker.
+    oldest: HashMap<String, Oldest>,
 }
 
 impl Looks {
@@ -121,8 +121,8 @@ impl Looks {
         let mut looks = Vec::new();
         // Readers of the log come and go; only workers count.
         for info in all.into_iter().filter(|info| info.config.durable_name.is_some()) {
-            let waiting = info.num_pending > 0 || info.num_ack_pending > 0;
-            let oldest = if waiting { self.oldest(stream, &info).await } else { None };
+            let oldest = self.oldest.entry(info.name.clone()).or_default();
+            let oldest = oldest.look(stream, &info).await;
             looks.push(ConsumerLook {
                 stream: name,
                 pending: info.num_pending,
@@ -134,38 +134,6 @@ impl Looks {
             });
         }
         looks
-    }
-
-    /// When the first message behind what is done was taken.
-    async fn oldest(
-        &mut self,
-        stream: &Stream<()>,
-        info: &consumer::Info,
-    ) -> Option<DateTime<Utc>> {
-        let from = info.ack_floor.stream_sequence + 1;
-        if let Some((sequence, at)) = self.oldest.get(&info.name)
-            && *sequence >= from
-        {
-            return Some(*at);
-        }
-        let one = std::slice::from_ref(&info.config.filter_subject);
-        let subjects = match info.config.filter_subjects.as_slice() {
-            [] => one,
-            several => several,
-        };
-        let mut first: Option<(u64, DateTime<Utc>)> = None;
-        for subject in subjects {
-            let message = match stream.get_first_raw_message_by_subject(subject, from).await {
-                Ok(message) => message,
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => continue,
-                Err(_) => return None,
-            };
-            let found = (message.sequence, timestamp(message.time.unix_timestamp_nanos()));
-            first = Some(first.map_or(found, |first| first.min(found)));
-        }
-        let first = first?;
-        self.oldest.insert(info.name.clone(), first);
-        Some(first.1)
     }
 }
 

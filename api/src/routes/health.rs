@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
+use millrace_shared::metrics::{TEXT, metrics as measured};
 use serde_json::{Value, json};
 
 use crate::App;
@@ -17,6 +19,15 @@ use crate::App;
 )]
 pub async fn live() -> Json<Value> {
     Json(json!({ "status": "ok" }))
+}
+
+/// What is measured, in Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses((status = OK, description = "All metrics", body = String, content_type = "text/plain"))
+)]
+pub async fn metrics() -> Response {
+    ([(CONTENT_TYPE, TEXT)], measured().text()).into_response()
 }
 
 /// Commands can be stored or views can be read. With one of the two the edge still has work that it

@@ -125,3 +125,8 @@ pub fn trial() -> OpenApiRouter<Arc<App>> {
 pub fn health() -> Table {
     Table::default().route(Anyone, routes!(health::live)).route(Anyone, routes!(health::ready))
 }
+
+/// What is measured. It names no customer, but tells how much is sold.
+pub fn metrics() -> Table {
+    Table::default().route(Services, routes!(health::metrics))
+}

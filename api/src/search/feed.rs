@@ -16,6 +16,7 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::{self, Message};
 use futures_util::StreamExt as _;
 use millrace_shared::message::{Event, Subject};
+use millrace_shared::metrics::{metrics, number};
 use millrace_shared::product::Product;
 use millrace_shared::topology::Topology;
 use millrace_shared::views::Views;
@@ -24,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Search;
-use super::catalogue::Slot;
+use super::catalogue::{Catalogue, Slot};
 use super::text::Writer;
 
 /// How often changed texts are made to be found, at the most.
@@ -100,6 +101,8 @@ impl Feed {
                         caught_up = true;
                     }
                     commit(writer).await?;
+                    let products = self.search.look(Catalogue::len);
+                    metrics().catalogue.record(number(products), &[]);
                     if caught_up && !self.search.is_live() {
                         self.search.follows();
                     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use millrace_shared::consumer::Delivery;
+use millrace_shared::trace::Trace;
 use millrace_workers::persistence::Persistence;
 
 use super::Data;
@@ -35,7 +36,12 @@ pub async fn repair(data: &Data, settle: Duration) -> Result<u64> {
         let batch: Vec<Delivery<_>> = events
             .into_iter()
             .filter(|logged| wrong.iter().any(|w| w.missing && w.sequence == logged.sequence))
-            .map(|logged| Delivery { message: logged.event, sequence: logged.sequence, attempt: 1 })
+            .map(|logged| Delivery {
+                message: logged.event,
+                sequence: logged.sequence,
+                attempt: 1,
+                trace: Trace::default(),
+            })
             .collect();
         let forks = persistence.write(&batch).await?;
         written += (batch.len() - forks.len()) as u64;

@@ -18,9 +18,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::settle::Settler;
-use super::{ACK_WAIT, Delivery, Raw, Verdict, Worker, jitter, judge, pause};
+use super::{ACK_WAIT, Delivery, Raw, Verdict, Worker, begin, jitter, judge, pause};
 use crate::crash;
 use crate::log::Log;
+use crate::message::TRACEPARENT;
 use crate::parking::Reader;
 use crate::parking::record::Parked;
 use crate::topology::Topology;
@@ -178,19 +179,23 @@ impl<W: Worker> Replays<W> {
             let reason = "it was too large to be copied, and its stream has it no longer";
             return Ok(Ended::NotNow(reason.to_owned()));
         };
+        let traceparent = headers.get(TRACEPARENT).map(async_nats::HeaderValue::as_str);
+        let (subject, sequence) = (&*parked.subject, parked.original);
+        let trace = begin(W::NAME, subject, traceparent, sequence, parked.attempts + 1);
         let raw = Raw {
             subject: &parked.subject,
             payload: &payload,
             headers: Some(&headers),
             sequence: parked.original,
             at: parked.first_seen,
+            trace: &trace,
         };
         let message = match self.worker.decode(&raw) {
             Ok(message) => message,
             Err(reason) => return Ok(Ended::Failed(1, reason)),
         };
         let mut delivery =
-            Delivery { message, sequence: parked.original, attempt: parked.attempts };
+            Delivery { message, sequence: parked.original, attempt: parked.attempts, trace };
         let (start, mut wait, mut tries) = (Instant::now(), Duration::from_millis(50), 0);
         loop {
             delivery.attempt += 1;

@@ -11,6 +11,7 @@ use crate::message::now;
 use crate::parking::held::{Held, Turn};
 use crate::parking::{Parking, Unprocessable};
 use crate::service::Counters;
+use crate::trace::Trace;
 
 /// Deliveries after which a message that keeps failing is parked.
 const ATTEMPTS: u64 = 8;
@@ -69,7 +70,25 @@ impl Settler {
         }
     }
 
-    pub async fn settle(&self, message: &Message, attempt: u64, verdict: Verdict) {
+    /// Carries out the verdict on a message.
+    pub async fn settle(
+        &self,
+        message: &Message,
+        attempt: u64,
+        trace: &Trace,
+        verdict: Verdict,
+    ) {
+        trace.end(verdict.problem());
+        trace.around(self.carry_out(message, attempt, trace.id(), verdict)).await;
+    }
+
+    async fn carry_out(
+        &self,
+        message: &Message,
+        attempt: u64,
+        trace_id: Option<&str>,
+        verdict: Verdict,
+    ) {
         let worker = self.worker;
         let subject = message.subject.as_str();
         let nak = |pause: Pause| AckKind::Nak(Some(jitter(pause.delay(attempt))));
@@ -96,15 +115,15 @@ impl Settler {
                 AckKind::Ack
             }
             Verdict::Later(reason) => {
-                tracing::debug!(worker, subject, attempt, reason, "later");
+                tracing::debug!(worker, subject, attempt, trace_id, reason, "later");
                 nak(SOON)
             }
             Verdict::Unavailable(reason) => {
-                tracing::warn!(worker, subject, attempt, reason, "a server is away");
+                tracing::warn!(worker, subject, attempt, trace_id, reason, "a server is away");
                 nak(AWAY)
             }
             Verdict::Failed(reason) if attempt < ATTEMPTS => {
-                tracing::warn!(worker, subject, attempt, reason, "failed, to be tried again");
+                tracing::warn!(worker, subject, attempt, trace_id, reason, "failed, to be tried again");
                 nak(RETRY)
             }
             Verdict::Failed(reason) | Verdict::Park(reason) => {
@@ -112,14 +131,20 @@ impl Settler {
                     Ok(()) => {
                         crate::crash::point("parking.parked");
                         self.counters.parked();
-                        tracing::error!(worker, subject, attempt, reason, "parked");
+                        tracing::error!(worker, subject, attempt, trace_id, reason, "parked");
                         if let Some(held) = &self.held {
                             held.parked(subject, sequence);
                         }
                         AckKind::Term
                     }
                     Err(error) => {
-                        tracing::warn!(worker, subject, reason, "cannot be parked yet: {error:#}");
+                        tracing::warn!(
+                            worker,
+                            subject,
+                            trace_id,
+                            reason,
+                            "cannot be parked yet: {error:#}"
+                        );
                         nak(PARKING)
                     }
                 }

@@ -49,6 +49,17 @@ impl Verdict {
         Self::Failed(text)
     }
 
+    /// What stands in the way, if it is not done.
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Done => None,
+            Self::Later(reason)
+            | Self::Unavailable(reason)
+            | Self::Failed(reason)
+            | Self::Park(reason) => Some(reason),
+        }
+    }
+
     fn of_sql(error: &sqlx::Error, text: String) -> Self {
         match error {
             sqlx::Error::Database(error) => match error.code().as_deref() {

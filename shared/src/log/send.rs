@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use opentelemetry::KeyValue;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{AppendError, Entry, Job, too_much};
+use crate::metrics::{Timed, label, metrics, number};
 
 /// From this many messages on an atomic batch is faster than single appends. Measured on one node
 /// with `sync_interval: always`: 4.4 thousand single appends a second with many in flight, and
@@ -24,7 +26,8 @@ const ATOMIC_MOST: usize = 500;
 const IN_FLIGHT: usize = 4;
 
 /// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
-pub(super) async fn run(client: Client, mut jobs: mpsc::Receiver<Job>) {
+pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver<Job>) {
+    let to = Arc::new(To { client, stream: label("stream", stream) });
     let turns = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut waiting: VecDeque<Job> = VecDeque::new();
     loop {
@@ -41,9 +44,9 @@ pub(super) async fn run(client: Client, mut jobs: mpsc::Receiver<Job>) {
             waiting.push_back(job);
         }
         let batch = in_time(take_batch(&mut waiting));
-        let client = client.clone();
+        let to = Arc::clone(&to);
         tokio::spawn(async move {
-            send(&client, batch).await;
+            send(&to, batch).await;
             drop(turn);
         });
     }
@@ -81,28 +84,41 @@ fn take_batch(waiting: &mut VecDeque<Job>) -> Vec<Job> {
     batch
 }
 
-async fn send(client: &Client, batch: Vec<Job>) {
+/// Where it goes.
+struct To {
+    client: Client,
+    /// Of the metrics.
+    stream: KeyValue,
+}
+
+async fn send(to: &To, batch: Vec<Job>) {
     let size: usize = batch.iter().map(|job| job.entries.len()).sum();
     // One group of several is a batch anyway, and others in it cost nothing.
     if size >= ATOMIC_FROM || batch.iter().any(|job| job.entries.len() > 1) {
-        send_together(client, batch).await;
+        send_together(to, batch).await;
     } else {
-        join_all(batch.into_iter().map(|job| send_together(client, vec![job]))).await;
+        join_all(batch.into_iter().map(|job| send_together(to, vec![job]))).await;
     }
 }
 
 /// Sends jobs as one. If they are refused as a whole they are tried in halves, so that only the
 /// one that is at fault fails.
-fn send_together(client: &Client, mut jobs: Vec<Job>) -> BoxFuture<'_, ()> {
+fn send_together(to: &To, mut jobs: Vec<Job>) -> BoxFuture<'_, ()> {
     async move {
         let mut pause = Duration::from_millis(20);
         loop {
             let entries: Vec<&Entry> = jobs.iter().flat_map(|job| &job.entries).collect();
+            if entries.is_empty() {
+                return;
+            }
+            let labels = vec![to.stream.clone(), label("outcome", "given_up")];
+            let timed = Timed::new(&metrics().append_time, labels);
             let outcome = match entries.as_slice() {
-                [] => return,
-                [entry] => append_one(client, entry).await,
-                entries => append_batch(client, entries).await,
+                [entry] => append_one(&to.client, entry).await,
+                entries => append_batch(&to.client, entries).await,
             };
+            metrics().append_size.record(number(entries.len()), std::slice::from_ref(&to.stream));
+            timed.outcome(outcome_of(&outcome));
             match outcome {
                 Ok(last) => return succeed(jobs, last),
                 Err(Failure::Final(error)) => {
@@ -110,8 +126,8 @@ fn send_together(client: &Client, mut jobs: Vec<Job>) -> BoxFuture<'_, ()> {
                         return fail(jobs, &error);
                     }
                     let right = jobs.split_off(jobs.len() / 2);
-                    send_together(client, jobs).await;
-                    send_together(client, right).await;
+                    send_together(to, jobs).await;
+                    send_together(to, right).await;
                     return;
                 }
                 Err(Failure::Transient(reason)) => {
@@ -142,6 +158,16 @@ fn succeed(jobs: Vec<Job>, last: u64) {
 fn fail(jobs: Vec<Job>, error: &AppendError) {
     for job in jobs {
         job.reply.send(Err(error.clone())).ok();
+    }
+}
+
+fn outcome_of(outcome: &Result<u64, Failure>) -> &'static str {
+    match outcome {
+        Ok(_) => "stored",
+        Err(Failure::Final(AppendError::Conflict)) => "conflict",
+        Err(Failure::Final(AppendError::Full(_))) => "full",
+        Err(Failure::Final(_)) => "refused",
+        Err(Failure::Transient(_)) => "retried",
     }
 }
 

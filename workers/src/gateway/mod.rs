@@ -1,5 +1,6 @@
 //! Payment gateways.
 
+pub mod measured;
 pub mod sandbox;
 
 use std::future::Future;

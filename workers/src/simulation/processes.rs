@@ -10,6 +10,7 @@ use std::time::Duration;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::message::now;
 use millrace_shared::topology::Topology;
+use millrace_shared::trace::Trace;
 use tokio::sync::Notify;
 
 use super::fate::Fate;
@@ -335,7 +336,9 @@ fn stream<'a>(streams: &'a mut MutexGuard<'_, Streams>, name: &str) -> &'a mut S
 async fn handle<W: Worker>(worker: Arc<W>, messages: Vec<(u64, u64, Message)>) -> Vec<Verdict> {
     let mut deliveries = Vec::new();
     for (sequence, attempt, message) in &messages {
+        let trace = Trace::default();
         let raw = Raw {
+            trace: &trace,
             subject: &message.subject,
             payload: &message.payload,
             headers: Some(&message.headers),
@@ -344,7 +347,8 @@ async fn handle<W: Worker>(worker: Arc<W>, messages: Vec<(u64, u64, Message)>) -
         };
         match worker.decode(&raw) {
             Ok(message) => {
-                deliveries.push(Delivery { message, sequence: *sequence, attempt: *attempt });
+                let (sequence, attempt) = (*sequence, *attempt);
+                deliveries.push(Delivery { message, sequence, attempt, trace });
             }
             Err(reason) => return vec![Verdict::Park(reason); messages.len()],
         }
