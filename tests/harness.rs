@@ -243,6 +243,11 @@ impl System {
         self.client.request(method, format!("{}{path}", self.http))
     }
 
+    /// A request to another address.
+    pub fn request_to(&self, method: &str, url: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse().expect("a method"), url)
+    }
+
     /// Sends a request.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         let response = request.send().await.expect("the api answers");

@@ -40,4 +40,5 @@ mod steps;
 mod trim;
 mod up;
 mod verify;
+mod watch;
 mod web;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millrace_shared::service::Announced;
+use millrace_shared::service::{Announced, Counters};
 use millrace_workers::Role;
 use serde_json::Value;
 
@@ -90,7 +90,7 @@ async fn hundreds_of_replicas_are_counted_by_role() {
     let edge = Edge::open(&system).await;
     let mut announced = Vec::new();
     for _ in 0..MANY {
-        let it = Announced::worker(&system.nats, &system.topology, "payment", Arc::default()).await;
+        let it = Announced::worker(&system.nats, &system.topology, "payment", Arc::new(Counters::new("payment"))).await;
         announced.push(it.expect("it is announced"));
     }
     let counted = |many: usize| {

@@ -126,9 +126,14 @@ impl Process {
 
     /// Waits until an api says where it listens: `http://127.0.0.1:PORT`.
     pub async fn http(&mut self) -> String {
-        self.says("the api answers").await;
+        self.address("the api answers").await
+    }
+
+    /// Waits until it says something with an address of this machine: `http://127.0.0.1:PORT`.
+    pub async fn address(&mut self, text: &str) -> String {
+        self.says(text).await;
         let errors = self.errors();
-        let line = errors.lines().find(|line| line.contains("the api answers"));
+        let line = errors.lines().find(|line| line.contains(text));
         let port = line.and_then(|line| line.split("127.0.0.1:").nth(1)).expect("an address");
         let port: String = port.chars().take_while(char::is_ascii_digit).collect();
         format!("http://127.0.0.1:{port}")

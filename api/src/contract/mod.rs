@@ -68,7 +68,7 @@ const COMMON: [(&str, &str, &str); 8] = [
 
 /// The document; the routes for operators are only there where they are served.
 pub fn document(operators: bool) -> OpenApi {
-    let mut table = routes::commands_and_views().merge(routes::health());
+    let mut table = routes::commands_and_views().merge(routes::metrics()).merge(routes::health());
     if operators {
         table = table.merge(routes::operators());
     }
@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_document() {
-        let routers = [routes::commands_and_views(), routes::operators(), routes::health()];
+        let routers =
+            [routes::commands_and_views(), routes::operators(), routes::metrics(), routes::health()];
         let document = document(true);
         for router in routers {
             // axum does not list its routes in any other way.
