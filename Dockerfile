@@ -19,6 +19,6 @@ COPY --from=build /millrace /usr/local/bin/millrace
 COPY LICENSE-APACHE LICENSE-MIT /usr/share/doc/millrace/
 # Nobody on the host; nothing in the image is this user's.
 USER 65532:65532
-EXPOSE 8080
+EXPOSE 8080 9464
 ENTRYPOINT ["millrace"]
 CMD ["--help"]

@@ -90,7 +90,13 @@ async fn hundreds_of_replicas_are_counted_by_role() {
     let edge = Edge::open(&system).await;
     let mut announced = Vec::new();
     for _ in 0..MANY {
-        let it = Announced::worker(&system.nats, &system.topology, "payment", Arc::new(Counters::new("payment"))).await;
+        let it = Announced::worker(
+            &system.nats,
+            &system.topology,
+            "payment",
+            Arc::new(Counters::new("payment")),
+        )
+        .await;
         announced.push(it.expect("it is announced"));
     }
     let counted = |many: usize| {

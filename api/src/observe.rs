@@ -16,10 +16,8 @@ pub async fn request(mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = method(request.method());
-    let mut timed = Timed::new(
-        &metrics().http,
-        vec![label("method", method), label("route", route.clone())],
-    );
+    let mut timed =
+        Timed::new(&metrics().http, vec![label("method", method), label("route", route.clone())]);
     let trace = Trace::enter(SpanKind::Server, traceparent(request.headers()), || {
         format!("{method} {route}").into()
     });
@@ -28,9 +26,7 @@ pub async fn request(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(trace.clone());
     let answering = trace.around(next.run(request));
     let response = match trace.id() {
-        Some(trace_id) => {
-            answering.instrument(tracing::error_span!("request", trace_id)).await
-        }
+        Some(trace_id) => answering.instrument(tracing::error_span!("request", trace_id)).await,
         None => answering.await,
     };
     let status = response.status();

@@ -7,6 +7,7 @@
 mod replays;
 mod settle;
 mod verdict;
+mod watched;
 
 pub use verdict::Verdict;
 
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::jetstream::consumer::{AckPolicy, Info, pull};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::{AckKind, Message, stream};
 use async_nats::{Client, HeaderMap, jetstream};
@@ -28,17 +29,17 @@ use tokio_util::task::TaskTracker;
 
 use self::replays::Replays;
 use self::settle::Settler;
+use self::watched::{begin, tell_backlog};
 use crate::backlog::Oldest;
 use crate::health;
 use crate::log::{Log, timestamp};
-use crate::message::{Event, TRACEPARENT, now};
-use crate::metrics::{label, metrics, number};
+use crate::message::{Event, TRACEPARENT};
 use crate::parking::Parking;
 use crate::parking::held::Held;
 use crate::quarantine::Quarantine;
 use crate::service::{Announced, Counters};
 use crate::topology::Topology;
-use crate::trace::{self, SpanKind, Trace};
+use crate::trace::{self, Trace};
 
 /// How long the server waits for an ack before it delivers again.
 const ACK_WAIT: Duration = Duration::from_secs(15);
@@ -117,8 +118,8 @@ pub struct Delivery<M> {
 
 /// The decoder of all workers on EVENTS.
 pub fn decode_event(raw: &Raw<'_>) -> Result<Event, String> {
-    let mut event = Event::decode(raw.payload)
-        .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+    let mut event =
+        Event::decode(raw.payload).map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
     // What follows from it follows from this worker's part in it.
     if let Some(traceparent) = raw.trace.traceparent() {
         event.traceparent = Some(traceparent.to_owned());
@@ -133,6 +134,7 @@ pub async fn run<W: Worker>(
     topology: Topology,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    health::consuming(W::NAME, false);
     let stream = worker.stream(&topology);
     let events = stream == topology.events_stream();
     let parked = Log::new(client.clone(), topology.parked_stream());
@@ -170,6 +172,7 @@ pub async fn run<W: Worker>(
             pause(Duration::from_millis(500), &shutdown).await;
         }
     }
+    health::consuming(W::NAME, false);
     if let Ok(announced) = announced {
         announced.stop().await;
     }
@@ -275,16 +278,6 @@ async fn rescue<W: Worker>(
             }
         }
     }
-}
-
-/// Tells how much work waits for all replicas of a worker; each of them tells the same.
-fn tell_backlog(worker: &'static str, info: &Info, oldest: Option<DateTime<Utc>>) {
-    let labels = [label("worker", worker)];
-    let pending = usize::try_from(info.num_pending).unwrap_or(usize::MAX);
-    metrics().pending.record(number(pending), &labels);
-    metrics().unsettled.record(number(info.num_ack_pending), &labels);
-    let age = oldest.and_then(|oldest| (now() - oldest).to_std().ok()).unwrap_or_default();
-    metrics().oldest.record(age.as_secs_f64(), &labels);
 }
 
 async fn consumer<W: Worker>(
@@ -398,36 +391,6 @@ async fn process_batch<W: Worker>(
         }
     }
     away
-}
-
-/// A worker's part in what a message went through: `validation order.place`, `payment validated`.
-/// A command that came without a trace begins one.
-fn begin(
-    worker: &str,
-    subject: &str,
-    traceparent: Option<&str>,
-    sequence: u64,
-    attempt: u64,
-) -> Trace {
-    let mut tokens = subject.rsplit('.');
-    let (last, of) = (tokens.next().unwrap_or(""), tokens.next().unwrap_or(""));
-    // Of an event the token before its type is an id.
-    let trace = match (tokens.next(), traceparent) {
-        (Some("cmd"), None) => {
-            let name = || format!("{worker} {of}.{last}").into();
-            Trace::enter(SpanKind::Consumer, None, name)
-        }
-        (Some("cmd"), _) => Trace::follow(traceparent, || format!("{worker} {of}.{last}").into()),
-        _ => Trace::follow(traceparent, || format!("{worker} {last}").into()),
-    };
-    if trace.is_recorded() {
-        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        trace.tell("messaging.system", "nats");
-        trace.tell("messaging.destination.name", subject.to_owned());
-        trace.tell("messaging.message.id", signed(sequence));
-        trace.tell("millrace.attempt", signed(attempt));
-    }
-    trace
 }
 
 /// The worker's verdict on each message, whatever it does; meanwhile the server is told that they

@@ -312,4 +312,3 @@ impl Drop for Timed {
         self.histogram.record(self.start.elapsed().as_secs_f64(), &self.labels);
     }
 }
-

@@ -139,7 +139,11 @@ async fn logs(State(shared): State<Shared>, body: Bytes) {
             for attribute in &entry.attributes {
                 text += &format!(" {}={}", attribute.key, plain(attribute.value.clone()));
             }
-            taken.entries.push(Entry { service: service.clone(), trace: hex(&entry.trace_id), text });
+            taken.entries.push(Entry {
+                service: service.clone(),
+                trace: hex(&entry.trace_id),
+                text,
+            });
         }
     }
 }

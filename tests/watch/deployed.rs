@@ -28,7 +28,8 @@ fn rules() -> Vec<Value> {
 
 /// All expressions, with the file that has them.
 pub fn expressions() -> Vec<(&'static str, String)> {
-    let (board, alerts) = ("deploy/grafana/dashboards/millrace.json", "deploy/prometheus/rules.yaml");
+    let (board, alerts) =
+        ("deploy/grafana/dashboards/millrace.json", "deploy/prometheus/rules.yaml");
     let mut found = Vec::new();
     for rule in rules() {
         found.push((alerts, rule["expr"].as_str().expect("an expression").to_owned()));
@@ -87,7 +88,10 @@ fn every_alert_can_be_evaluated_and_leads_to_what_to_do() {
         let anchor = runbook.strip_prefix("docs/operations.md#").expect("a heading of the runbook");
         assert!(anchors.contains(anchor), "{name}: there is no heading for {runbook}");
         assert!(rule["annotations"]["summary"].is_string(), "{name} says nothing");
-        assert!(["critical", "warning", "info"].contains(&rule["labels"]["severity"].as_str().expect("a severity")));
+        assert!(
+            ["critical", "warning", "info"]
+                .contains(&rule["labels"]["severity"].as_str().expect("a severity"))
+        );
         if let Some(time) = rule["for"].as_str() {
             promql_parser::util::parse_duration(time).expect("a duration");
         }
@@ -131,7 +135,10 @@ fn what_watches_is_reached_from_this_machine_only_and_has_no_password_of_its_own
             assert!(port.starts_with("127.0.0.1:"), "{name}: {port}");
         }
         let image = service["image"].as_str().unwrap_or_default();
-        assert!(image.contains(':') && !image.ends_with(":latest"), "{name}: {image} is not pinned");
+        assert!(
+            image.contains(':') && !image.ends_with(":latest"),
+            "{name}: {image} is not pinned"
+        );
     }
     let grafana = &compose["services"]["grafana"]["environment"];
     assert_eq!(grafana["GF_AUTH_ANONYMOUS_ORG_ROLE"], "Viewer");

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Roles, publish_refused};
 use crate::harness::{System, eventually};
+use crate::process::Process;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -34,11 +35,18 @@ async fn a_failure_is_one_line_with_its_whole_cause_and_trace_and_nothing_about_
     let mut wrong = order.clone();
     wrong["payment"]["holder"] = json!(name);
     system.publish("order.place", &wrong).await;
+    for field in ["customerId", "lines", "payment"] {
+        let mut wrong = order.clone();
+        wrong[field] = json!(name);
+        system.publish("order.place", &wrong).await;
+    }
+    system.publish_raw("customer.register", format!("{name}: {token}").into_bytes()).await;
     publish_refused(&system, &refused.text("/orderId")).await;
 
     let parked = eventually("it is parked", async || {
         let said = roles.said();
-        said.lines().find(|line| line.contains("\"parked\"")).map(str::to_owned)
+        let mut parked = said.lines().filter(|line| line.contains("\"parked\""));
+        parked.find(|line| line.contains("\"persistence\"")).map(str::to_owned)
     })
     .await;
     let said = roles.said();
@@ -63,6 +71,34 @@ async fn a_failure_is_one_line_with_its_whole_cause_and_trace_and_nothing_about_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_logged_about_a_request_names_its_trace() {
+    let system = System::without_workers().await;
+    let mut settings = crate::process::settings(&system.config);
+    // Nobody is there to take the command.
+    settings.retain(|(name, _)| *name != "MILLRACE_NATS_URL");
+    settings.push(("MILLRACE_NATS_URL", system.config.nats.nats_url[0].clone()));
+    settings.push(("MILLRACE_NAMESPACE", "nothing-there".to_owned()));
+    for (format, wanted) in
+        [("json", format!("\"trace_id\":\"{TRACE}\"")), ("pretty", TRACE.to_owned())]
+    {
+        let mut settings = settings.clone();
+        settings.push(("MILLRACE_LOG_FORMAT", format.to_owned()));
+        let mut edge = Process::start(&["api", "--http", "127.0.0.1:0"], &settings);
+        let url = format!("{}/v1/orders", edge.http().await);
+        let order = crate::harness::account_order("ann", "mug", 1);
+        let request = system.request_to("POST", &url).json(&order);
+        let traced = request.header("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-00"));
+        let answer = system.send(traced).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+        edge.says("a command was not confirmed in time").await;
+        let said = edge.errors();
+        let line = said.lines().find(|line| line.contains("not confirmed")).expect("the line");
+        assert!(line.contains(&wanted), "{line}");
+    }
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_logged_about_a_message_names_its_trace() {
     let system = System::without_workers().await;
     let roles = Roles::start(&system, &[]).await;
@@ -74,9 +110,9 @@ async fn what_is_logged_about_a_message_names_its_trace() {
     eventually("it is parked, with its trace", async || {
         let said = roles.said();
         let lines = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines
-            .filter(|line| line["message"] == "parked")
-            .find_map(|line| (line["trace_id"] == TRACE && line["worker"] == "validation").then_some(()))
+        lines.filter(|line| line["message"] == "parked").find_map(|line| {
+            (line["trace_id"] == TRACE && line["worker"] == "validation").then_some(())
+        })
     })
     .await;
     system.stop().await;

@@ -8,6 +8,7 @@ use millrace_shared::metrics::ALL;
 
 use super::{Roles, deployed, publish_refused, text};
 use crate::harness::{System, account_order, card_order, eventually};
+use crate::process::Process;
 
 /// The names of the metrics in Prometheus' text: `x` for a histogram `x`, too.
 fn names(text: &str) -> BTreeSet<String> {
@@ -67,11 +68,8 @@ async fn what_is_documented_drawn_and_alerted_on_is_what_the_running_roles_tell(
     let named = names(&told);
     assert_eq!(documented.difference(&named).collect::<Vec<_>>(), [""; 0], "not told: {told}");
     assert_eq!(named.difference(&documented).collect::<Vec<_>>(), [""; 0], "not documented");
-    let samples: BTreeSet<String> = told
-        .lines()
-        .filter_map(|line| line.split(['{', ' ']).next())
-        .map(str::to_owned)
-        .collect();
+    let samples: BTreeSet<String> =
+        told.lines().filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect();
     for (file, expression) in deployed::expressions() {
         for name in deployed::metrics_in(&expression) {
             let made_elsewhere = name == "up" || name.starts_with("otel_sdk_");
@@ -103,6 +101,25 @@ async fn what_is_documented_drawn_and_alerted_on_is_what_the_running_roles_tell(
     assert_eq!(names(&text(&system, &roles.url("/metrics")).await).len(), {
         names(&text(&system, &format!("{}/metrics", roles.metrics[0])).await).len()
     });
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_ready_only_while_it_pulls_and_is_alive_all_the_same() {
+    let system = System::without_workers().await;
+    let mut settings = crate::process::settings(&system.config);
+    settings.push(("MILLRACE_METRICS", "127.0.0.1:0".to_owned()));
+    settings.push(("MILLRACE_NAMESPACE", "nothing-there".to_owned()));
+    let mut worker = Process::start(&["worker", "payment", "projection"], &settings);
+    let url = worker.address("metrics are served").await;
+    worker.says("is not there; `millrace topology` makes it").await;
+    let ready = system.send(system.request_to("GET", &format!("{url}/readyz"))).await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert_eq!(ready.body["workers"]["payment"], "down");
+    let live = system.send(system.request_to("GET", &format!("{url}/livez"))).await;
+    assert_eq!(live.status, 200);
+    let told = text(&system, &format!("{url}/metrics")).await;
+    assert_eq!(value(&told, "millrace_worker_consuming{worker=\"payment\"}"), Some(0.0));
     system.stop().await;
 }
 

@@ -8,9 +8,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::collector::{Collector, Span};
-use super::{Roles, publish_refused};
+use super::Roles;
+use super::collector::{Collector, Entry, Span};
 use crate::harness::{System, account_order, card_order, eventually};
+use crate::process::Process;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -79,7 +80,10 @@ async fn one_order_is_one_trace_from_the_request_to_the_view_over_all_processes(
             let above = by_id.get(&*span.parent).map_or("", |parent| &*parent.name);
             span.name == name && above == parent && span.service == service
         };
-        assert!(spans.iter().any(|span| fits(&span)), "{name} below {parent} in {service}: {spans:#?}");
+        assert!(
+            spans.iter().any(|span| fits(&span)),
+            "{name} below {parent} in {service}: {spans:#?}"
+        );
     }
     for span in &spans {
         assert!(span.start <= span.end && !span.failed, "{span:?}");
@@ -113,14 +117,15 @@ async fn one_order_is_one_trace_from_the_request_to_the_view_over_all_processes(
     let begun = begun[0].event.traceparent.clone().expect("a trace context");
     self::spans(&collector, &begun[3..35], &["validation order.place", "projection paid"]).await;
 
-    // A failure is in the log with its trace.
-    publish_refused(&system, &id).await;
     eventually("metrics and logs have come", async || {
         let taken = collector.taken();
         let every = ["api", "validation", "payment", "persistence", "projection"];
         let metric = |role: &str| {
             let service = format!("millrace-{role}");
-            taken.metrics.iter().any(|(from, name)| *from == service && name == "millrace.build_info")
+            taken
+                .metrics
+                .iter()
+                .any(|(from, name)| *from == service && name == "millrace.build_info")
         };
         let log = |role: &str| {
             let service = format!("millrace-{role}");
@@ -132,9 +137,22 @@ async fn one_order_is_one_trace_from_the_request_to_the_view_over_all_processes(
     assert!(collector.taken().spans.iter().all(|span| span.trace != quiet));
     let noise = ["stock-changed", "credit-changed"];
     let taken = collector.taken();
-    let about_nothing = taken.spans.iter().find(|it| noise.iter().any(|kind| it.name.contains(kind)));
+    let about_nothing =
+        taken.spans.iter().find(|it| noise.iter().any(|kind| it.name.contains(kind)));
     assert!(about_nothing.is_none(), "{about_nothing:?}");
     drop(taken);
+    // A failure is in the exported log as well, with the trace that it belongs to.
+    let subject = system.topology.command("order.place");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("traceparent", parent.as_str());
+    let answer = system.nats.request_with_headers(subject, headers, "no JSON".into()).await;
+    answer.expect("a publish ack");
+    eventually("the failure has come", async || {
+        let taken = collector.taken();
+        let fits = |it: &&Entry| it.trace == TRACE && it.text.starts_with("parked");
+        taken.entries.iter().find(fits).map(|_| ())
+    })
+    .await;
     system.stop().await;
 }
 
@@ -147,6 +165,17 @@ async fn pays(system: &System, roles: &Roles, orders: usize) -> Duration {
         place(system, roles, &order, &parent).await;
     }
     start.elapsed()
+}
+
+/// The memory of all roles, in bytes.
+fn resident(roles: &Roles) -> u64 {
+    let of = |process: &Process| {
+        let statm =
+            std::fs::read_to_string(format!("/proc/{}/statm", process.pid())).expect("it runs");
+        let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        pages.expect("a number") * 4096
+    };
+    roles.processes.iter().map(of).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,6 +192,13 @@ async fn a_collector_that_is_away_or_slow_neither_stops_nor_fails_nor_fills_anyt
         system.register("ann", Some(10_000)).await;
         system.define("mug", 5, 1_000).await;
         pays(&system, &roles, 100).await;
+        let (before, first) = (resident(&roles), pays(&system, &roles, 100).await);
+        let second = pays(&system, &roles, 300).await;
+        let grown = resident(&roles).saturating_sub(before);
+        // Each span is some hundred bytes, and 400 orders have 8,000: kept, they would be seen. What
+        // else grows (buffers, views of orders) is less than half of this.
+        assert!(grown < 40 << 20, "the roles have grown by {} MiB", grown >> 20);
+        assert!(second < 6 * first + Duration::from_secs(5), "{first:?}, then {second:?}");
         let told = roles.scrape(&system).await;
         let dropped = told
             .lines()
@@ -178,7 +214,10 @@ async fn a_collector_that_is_away_or_slow_neither_stops_nor_fails_nor_fills_anyt
             let ended = process.end(Signal::TERM).await;
             assert_eq!(ended.code, Some(0), "{ended:?}");
             assert!(!ended.errors.contains("panicked"), "{ended:?}");
-            assert!(start.elapsed() < Duration::from_secs(10), "it does not wait for the collector");
+            assert!(
+                start.elapsed() < Duration::from_secs(10),
+                "it does not wait for the collector"
+            );
         }
         system.stop().await;
     }
@@ -189,7 +228,8 @@ async fn a_setting_of_the_export_that_cannot_be_kept_is_refused_at_the_start() {
     let run = async |name: &'static str, value: &str| {
         let url = "http://127.0.0.1:4318".to_owned();
         let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", url), (name, value.to_owned())];
-        crate::process::run(&["parked", "list", "--nats-url", "nats://127.0.0.1:1"], &settings).await
+        crate::process::run(&["parked", "list", "--nats-url", "nats://127.0.0.1:1"], &settings)
+            .await
     };
     for (name, value, says) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "set http/protobuf"),

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::settle::Settler;
-use super::{ACK_WAIT, Delivery, Raw, Verdict, Worker, begin, jitter, judge, pause};
+use super::watched::begin;
+use super::{ACK_WAIT, Delivery, Raw, Verdict, Worker, jitter, judge, pause};
 use crate::crash;
 use crate::log::Log;
 use crate::message::TRACEPARENT;

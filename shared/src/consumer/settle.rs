@@ -71,13 +71,7 @@ impl Settler {
     }
 
     /// Carries out the verdict on a message.
-    pub async fn settle(
-        &self,
-        message: &Message,
-        attempt: u64,
-        trace: &Trace,
-        verdict: Verdict,
-    ) {
+    pub async fn settle(&self, message: &Message, attempt: u64, trace: &Trace, verdict: Verdict) {
         trace.end(verdict.problem());
         trace.around(self.carry_out(message, attempt, trace.id(), verdict)).await;
     }
@@ -123,7 +117,14 @@ impl Settler {
                 nak(AWAY)
             }
             Verdict::Failed(reason) if attempt < ATTEMPTS => {
-                tracing::warn!(worker, subject, attempt, trace_id, reason, "failed, to be tried again");
+                tracing::warn!(
+                    worker,
+                    subject,
+                    attempt,
+                    trace_id,
+                    reason,
+                    "failed, to be tried again"
+                );
                 nak(RETRY)
             }
             Verdict::Failed(reason) | Verdict::Park(reason) => {
