@@ -96,10 +96,32 @@ pub struct Event {
 pub enum EventError {
     /// Not JSON, or not of the envelope's form.
     #[error("the event cannot be read")]
-    Malformed(#[from] serde_json::Error),
+    Malformed(#[from] Unreadable),
     /// Written by a newer version.
     #[error("the event has schema version {0}; this program reads up to {SCHEMA}: update it")]
     Newer(u32),
+}
+
+impl From<serde_json::Error> for EventError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error.into())
+    }
+}
+
+/// What is wrong with JSON, and where, without the texts in it: they may be names or tokens, and this
+/// is logged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(error: serde_json::Error) -> Self {
+        let said = error.to_string();
+        let Some((before, rest)) = said.split_once("string \"") else { return Self(said) };
+        // Where the text ends, an expectation and the place follow.
+        let after = rest.rfind("\", expected ").map_or("", |end| &rest[end + 1..]);
+        Self(format!("{before}a string{after}"))
+    }
 }
 
 /// Why an event came about.
@@ -335,12 +357,14 @@ fn data_of<D: Serialize>(event: &D) -> Result<Box<RawValue>, serde_json::Error> 
 
 /// Whether a text is a W3C trace context that may be passed on.
 pub fn is_traceparent(text: &str) -> bool {
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let given = |part: &str| part.bytes().any(|b| b != b'0');
-    matches!(parts.as_slice(), [version, trace, span, flags]
-        if hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2)
-            && *version != "ff" && given(trace) && given(span))
+    let bytes = text.as_bytes();
+    let hex = |it: &[u8]| it.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let given = |it: &[u8]| it.iter().any(|b| *b != b'0');
+    // version "-" trace "-" span "-" flags
+    bytes.len() == 55
+        && [2, 35, 52].iter().all(|dash| bytes[*dash] == b'-')
+        && [0..2, 3..35, 36..52, 53..55].into_iter().all(|part| hex(&bytes[part]))
+        && !text.starts_with("ff")
+        && given(&bytes[3..35])
+        && given(&bytes[36..52])
 }

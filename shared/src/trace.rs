@@ -138,7 +138,7 @@ impl Trace {
 
 fn is_sampled(traceparent: &str) -> bool {
     let flags = traceparent.get(53..55).and_then(|flags| u8::from_str_radix(flags, 16).ok());
-    is_traceparent(traceparent) && flags.is_some_and(|flags| flags & 1 == 1)
+    flags.is_some_and(|flags| flags & 1 == 1) && is_traceparent(traceparent)
 }
 
 fn context(traceparent: &str) -> Option<SpanContext> {

@@ -8,12 +8,16 @@
 )]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use millrace_shared::command::Received;
 use millrace_shared::message::{Cause, Event};
 use millrace_shared::order::{self, AfterCharge, Order, Stamp};
+use millrace_shared::service::Counters;
+use millrace_shared::telemetry::{LogConfig, LogFormat};
+use millrace_shared::trace::Trace;
 use millrace_workers::book::{Book, Incoming, Ruling};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -68,8 +72,10 @@ fn full() -> Book {
             "customerId": format!("customer-{number}"), "name": "Ansa Ambervale",
             "creditLimit": usd(1_000_000_000),
         });
-        for (kind, body) in [("product.define", product), ("customer.register", customer)] {
-            let command = read(kind, body.to_string().as_bytes(), number + 1);
+        // Ids follow from the sequence: no two messages have the same.
+        let kinds = [("product.define", product), ("customer.register", customer)];
+        for ((kind, body), sequence) in kinds.into_iter().zip(2 * number + 1..) {
+            let command = read(kind, body.to_string().as_bytes(), sequence);
             book.rule(&command, at()).expect("a ruling");
         }
     }
@@ -133,5 +139,36 @@ fn events(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, commands, events);
+/// What it costs to watch a batch: counting it and each of its messages, and their places in traces,
+/// where nothing is exported. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, what it costs then.
+fn watched(criterion: &mut Criterion) {
+    let log = LogConfig { log: None, log_format: LogFormat::Pretty };
+    let telemetry = log.start("warn,opentelemetry=off", "bench").expect("telemetry");
+    let counters = Counters::new("bench");
+    let size = usize::try_from(BATCH).expect("a size");
+    let mut group = criterion.benchmark_group("watched");
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function("counted", |bench| {
+        bench.iter(|| {
+            let under_way = counters.batch(size);
+            (0..BATCH).for_each(|_| counters.processed(Duration::from_millis(7)));
+            drop(under_way);
+        });
+    });
+    let of_flag = |flag| format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flag}");
+    for (name, parent) in [("unsampled", of_flag("00")), ("sampled", of_flag("01"))] {
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                for _ in 0..BATCH {
+                    black_box(Trace::follow(Some(&parent), || "bench order.place".into()))
+                        .end(None);
+                }
+            });
+        });
+    }
+    group.finish();
+    telemetry.stop();
+}
+
+criterion_group!(benches, commands, events, watched);
 criterion_main!(benches);

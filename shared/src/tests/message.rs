@@ -30,6 +30,18 @@ fn decode(value: &Value) -> Result<Event, EventError> {
 }
 
 #[test]
+fn what_is_wrong_with_an_event_is_told_without_the_texts_in_it() {
+    for text in ["Zebedee", "a \"quoted\", expected Zebedee"] {
+        let json = serde_json::json!({ "id": text }).to_string();
+        let error = anyhow::Error::new(Event::decode(json.as_bytes()).unwrap_err());
+        let said = format!("{error:#}");
+        assert!(!said.contains("Zebedee") && said.contains("line 1"), "{said}");
+    }
+    let error = anyhow::Error::new(Event::decode(b"{}").unwrap_err());
+    assert!(format!("{error:#}").contains("missing field `id`"), "{error:#}");
+}
+
+#[test]
 fn an_event_of_a_newer_schema_is_refused_and_its_version_told() {
     let mut newer = json(&paid());
     newer["schema"] = json!(SCHEMA + 1);
@@ -144,5 +156,12 @@ fn only_a_w3c_trace_context_is_passed_on() {
         ["", "-", "00-0-0-01", &TRACE[1..], &format!("{TRACE}-x"), &format!("{TRACE}\n"), &other]
     {
         assert!(!is_traceparent(bad), "{bad:?}");
+    }
+    // Ids of nothing but zeros, and the version that is none.
+    for (part, bad) in [(3..35, "0".repeat(32)), (36..52, "0".repeat(16)), (0..2, "ff".to_owned())]
+    {
+        let mut text = TRACE.to_owned();
+        text.replace_range(part, &bad);
+        assert!(!is_traceparent(&text), "{text}");
     }
 }
