@@ -135,10 +135,7 @@ async fn logs(State(shared): State<Shared>, body: Bytes) {
     for of_resource in request.resource_logs {
         let service = service(of_resource.resource);
         for entry in of_resource.scope_logs.into_iter().flat_map(|scope| scope.log_records) {
-            let mut text = plain(entry.body);
-            for attribute in &entry.attributes {
-                text += &format!(" {}={}", attribute.key, plain(attribute.value.clone()));
-            }
+            let text = plain(entry.body);
             taken.entries.push(Entry {
                 service: service.clone(),
                 trace: hex(&entry.trace_id),
@@ -167,5 +164,6 @@ fn plain(value: Option<AnyValue>) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).expect("a digit");
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

@@ -1,10 +1,11 @@
 //! Every role tells what it does at `/metrics`, in names that are documented.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use millrace_shared::metrics::ALL;
+use millrace_shared::metrics::{ALL, Described};
 
 use super::{Roles, deployed, publish_refused, text};
 use crate::harness::{System, account_order, card_order, eventually};
@@ -64,7 +65,7 @@ async fn what_is_documented_drawn_and_alerted_on_is_what_the_running_roles_tell(
     .await;
     drop(stream);
 
-    let documented: BTreeSet<String> = ALL.iter().map(|it| it.prometheus()).collect();
+    let documented: BTreeSet<String> = ALL.iter().map(Described::prometheus).collect();
     let named = names(&told);
     assert_eq!(documented.difference(&named).collect::<Vec<_>>(), [""; 0], "not told: {told}");
     assert_eq!(named.difference(&documented).collect::<Vec<_>>(), [""; 0], "not documented");
@@ -134,7 +135,7 @@ fn the_table_of_metrics_in_the_documentation_is_that_of_the_code() {
     for it in ALL {
         let labels: Vec<String> = it.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, labels) = (it.prometheus(), labels.join(", "));
-        table += &format!("| `{name}` | {} | {labels} | {} |\n", it.kind, it.help);
+        writeln!(table, "| `{name}` | {} | {labels} | {} |", it.kind, it.help).expect("a text");
     }
     let text = fs::read_to_string(page()).expect("the page");
     let (start, end) = ("<!-- metrics: made from the code -->\n", "<!-- end of metrics -->");

@@ -135,12 +135,10 @@ async fn one_order_is_one_trace_from_the_request_to_the_view_over_all_processes(
     })
     .await;
     assert!(collector.taken().spans.iter().all(|span| span.trace != quiet));
-    let noise = ["stock-changed", "credit-changed"];
-    let taken = collector.taken();
-    let about_nothing =
-        taken.spans.iter().find(|it| noise.iter().any(|kind| it.name.contains(kind)));
-    assert!(about_nothing.is_none(), "{about_nothing:?}");
-    drop(taken);
+    // What stock and credit say of themselves belongs to no order.
+    let noise = |span: &Span| span.name.contains("-changed");
+    let found = collector.taken().spans.iter().find(|span| noise(span)).cloned();
+    assert!(found.is_none(), "{found:?}");
     // A failure is in the exported log as well, with the trace that it belongs to.
     let subject = system.topology.command("order.place");
     let mut headers = async_nats::HeaderMap::new();
@@ -180,7 +178,7 @@ fn resident(roles: &Roles) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_or_slow_neither_stops_nor_fails_nor_fills_anything() {
-    let slow = Collector::start(Duration::from_secs(60)).await;
+    let slow = Collector::start(Duration::from_mins(1)).await;
     let nobody = "http://127.0.0.1:1".to_owned();
     for url in [nobody, slow.url.clone()] {
         let system = System::without_workers().await;
