@@ -1,5 +1,5 @@
 //! Telemetry: what is logged, in which form, and whether logs, traces and metrics go out by OTLP
-//! (see [`crate::export`]).
+//! (see `export.rs`).
 
 use std::io::{IsTerminal as _, stderr};
 use std::sync::mpsc;
