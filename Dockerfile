@@ -1,6 +1,8 @@
 # One image for every role: `docker run millrace api`, `docker run millrace worker payment`.
 
 FROM rust:1.95-slim-bookworm AS build
+# docker build --build-arg MILLRACE_COMMIT=$(git rev-parse --short=12 HEAD): what --version tells.
+ARG MILLRACE_COMMIT=
 WORKDIR /src
 COPY . .
 # The caches stay on the builder, so the program is copied out of the target folder in the same step.

@@ -5,6 +5,8 @@
 pub mod auth;
 pub mod contract;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 pub mod listener;
 pub mod lists;

@@ -39,7 +39,7 @@ const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Order processing on NATS JetStream
 #[derive(Debug, Parser)]
-#[command(name = "millrace", version, about, max_term_width = 100)]
+#[command(name = "millrace", version = env!("MILLRACE_VERSION"), about, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     action: Action,

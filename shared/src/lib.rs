@@ -14,6 +14,8 @@ pub mod consumer;
 pub mod crash;
 pub mod customer;
 mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod health;
 pub mod ids;
 pub mod import;

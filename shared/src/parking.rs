@@ -20,7 +20,8 @@ use chrono::{DateTime, Utc};
 
 use crate::log::{AppendError, Entry, Expect, Log, ReadError};
 use crate::topology::Topology;
-use record::{Parked, one_line, own};
+pub(crate) use record::Parked;
+use record::{one_line, own};
 
 /// A message larger than this (bytes) is not copied: it is in its stream. With what parking adds, a
 /// copy must not become larger than the server takes.

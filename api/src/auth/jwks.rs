@@ -196,7 +196,7 @@ where
 }
 
 /// The keys of a JWKS that tokens can be signed with here. What is for other things is left out.
-fn parse(text: &[u8], expected: &Expected) -> anyhow::Result<Keys> {
+pub(super) fn parse(text: &[u8], expected: &Expected) -> anyhow::Result<Keys> {
     ensure!(text.len() <= MOST_BYTES, "there are more than {MOST_BYTES} bytes of keys");
     let set: Value = serde_json::from_slice(text).context("it is not JSON")?;
     let listed = set["keys"].as_array().context("it has no list of keys")?;

@@ -8,8 +8,10 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
+use millrace_shared::fuzzing::fuzz;
+
 use super::*;
-use crate::auth::jwks::Place;
+use crate::auth::jwks::{self, Place};
 
 const SECRET: &[u8] = b"a secret of the tests, which is long enough";
 
@@ -257,4 +259,30 @@ async fn keys_for_other_things_are_left_out() {
     let short = json!({ "kty": "RSA", "kid": "rsa", "n": &MODULUS[..170], "e": "AQAB" });
     let tokens = by_keys("short", &json!([short])).await;
     assert_eq!(tokens.verify(BY_RSA).await.unwrap_err(), TokenError::NoKeys);
+}
+
+#[test]
+fn no_damaged_token_is_taken() {
+    crypto::install();
+    let key = Key::new(DecodingKey::from_secret(SECRET), Algorithm::HS256, &expected());
+    let good = issue(SECRET, &expected(), "ann", Role::Customer, Duration::from_mins(1)).unwrap();
+    assert!(key.read(&good).is_ok());
+    let corpus = [good.clone(), BY_RSA.to_owned()].map(String::into_bytes);
+    fuzz("tokens", &corpus, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(text == good || key.read(&text).is_err(), "{text} is taken");
+    });
+}
+
+#[test]
+fn a_damaged_set_of_keys_has_no_key_for_anything_else() {
+    let set = json!({ "keys": [
+        { "kty": "RSA", "kid": "rsa", "use": "sig", "alg": "RS256", "n": MODULUS, "e": "AQAB" },
+        { "kty": "oct", "kid": "secret", "k": "c2VjcmV0" },
+        { "kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" },
+    ]});
+    fuzz("sets of keys", &[set.to_string().into_bytes()], |bytes| {
+        let Ok(keys) = jwks::parse(bytes, &expected()) else { return };
+        assert!(!keys.contains_key("secret"), "a secret is no public key");
+    });
 }

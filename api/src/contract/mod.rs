@@ -184,8 +184,12 @@ mod tests {
 
     #[test]
     fn every_route_is_in_the_document() {
-        let routers =
-            [routes::commands_and_views(), routes::operators(), routes::metrics(), routes::health()];
+        let routers = [
+            routes::commands_and_views(),
+            routes::operators(),
+            routes::metrics(),
+            routes::health(),
+        ];
         let document = document(true);
         for router in routers {
             // axum does not list its routes in any other way.

@@ -23,7 +23,7 @@ pub async fn live() -> Json<Value> {
 
 /// What is measured, in Prometheus' text format.
 #[utoipa::path(
-    get, path = "/metrics", tag = "health",
+    get, path = "/metrics", tag = "operators",
     responses((status = OK, description = "All metrics", body = String, content_type = "text/plain"))
 )]
 pub async fn metrics() -> Response {

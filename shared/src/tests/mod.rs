@@ -5,6 +5,7 @@ mod command_fields;
 mod command_ids;
 mod contract;
 mod customer_product;
+mod fuzz;
 mod golden;
 mod message;
 mod order;
