@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use millrace_shared::metrics::{ALL, Described};
+use millrace_shared::topology::StreamOptions;
 
 use super::{Roles, deployed, publish_refused, text};
 use crate::harness::{System, account_order, card_order, eventually};
@@ -110,7 +111,8 @@ async fn a_worker_is_ready_only_while_it_pulls_and_is_alive_all_the_same() {
     let system = System::without_workers().await;
     let mut settings = crate::process::settings(&system.config);
     settings.push(("MILLRACE_METRICS", "127.0.0.1:0".to_owned()));
-    settings.push(("MILLRACE_NAMESPACE", "nothing-there".to_owned()));
+    let jetstream = async_nats::jetstream::new(system.nats.clone());
+    jetstream.delete_stream(system.topology.events_stream()).await.expect("it is removed");
     let mut worker = Process::start(&["worker", "payment", "projection"], &settings);
     let url = worker.address("metrics are served").await;
     worker.says("is not there; `millrace topology` makes it").await;
@@ -121,6 +123,7 @@ async fn a_worker_is_ready_only_while_it_pulls_and_is_alive_all_the_same() {
     assert_eq!(live.status, 200);
     let told = text(&system, &format!("{url}/metrics")).await;
     assert_eq!(value(&told, "millrace_worker_consuming{worker=\"payment\"}"), Some(0.0));
+    system.topology.create(&jetstream, &StreamOptions::default()).await.expect("it is made again");
     system.stop().await;
 }
 
