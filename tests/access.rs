@@ -27,7 +27,7 @@ use crate::rebuild::{redis, redis_as};
 async fn the_servers_take_what_credentials_writes_and_it_keeps_what_is_there() {
     let folder = folder("credentials");
     let secrets = folder.join("secrets");
-    let make = [
+    let arguments = [
         "credentials".to_owned(),
         secrets.display().to_string(),
         "--namespace".to_owned(),
@@ -35,7 +35,7 @@ async fn the_servers_take_what_credentials_writes_and_it_keeps_what_is_there() {
     ];
     let mut texts = Vec::new();
     for _ in 0..2 {
-        let made = run(&make, &[]).await;
+        let made = run(&arguments, &[]).await;
         assert_eq!(made.code, Some(0), "{made:?}");
         let text = |name: &str| fs::read_to_string(secrets.join(name)).expect("a file");
         texts.push(["payment", "nats-users.conf", "valkey-users.acl"].map(text));
@@ -269,7 +269,7 @@ async fn in_postgresql_nobody_reads_or_writes_what_is_not_its_own() {
             match sqlx::raw_sql(*statement).execute(&mut connection).await {
                 Ok(_) => able[number].push(principal),
                 Err(error) => {
-                    let code = error.as_database_error().and_then(|it| it.code());
+                    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
                     assert_eq!(code.as_deref(), Some("42501"), "{principal}, {what}: {error}");
                 }
             }

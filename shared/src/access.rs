@@ -90,7 +90,7 @@ impl Principal {
             Self::Api => own
                 .says([topology.all_commands()])
                 .hears(["order", "customer", "command"].map(|of| topology.query(of, "*")))
-                .is_a_service()
+                .serves()
                 // The pipeline's figures.
                 .says(
                     WORKERS
@@ -217,7 +217,7 @@ impl Rights<'_> {
     }
 
     /// Is seen by `nats micro`, and answers.
-    fn is_a_service(mut self) -> Self {
+    fn serves(mut self) -> Self {
         self.it.answers = true;
         self.hears(["$SRV.>".to_owned()])
     }
@@ -282,7 +282,7 @@ impl Rights<'_> {
         self.says(consumers)
             .says(places)
             .hears(asked)
-            .is_a_service()
+            .serves()
             .reads(stream)
             .reads(&parked)
             // What was replayed is removed there.

@@ -62,7 +62,7 @@ pub struct Addresses {
     pub redis_url: String,
     /// The default user's password.
     pub redis_password: String,
-    /// The folder with the passwords of everybody else: see [`Credentials`].
+    /// The folder with the passwords of everybody else: see [`crate::credentials`].
     #[serde(skip)]
     pub credentials: PathBuf,
 }
