@@ -18,7 +18,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::cluster::nats_server;
-use crate::harness::{System, eventually};
+use crate::harness::{System, card_order, eventually};
 use crate::process::{folder, run};
 use crate::rebuild::{redis, redis_as};
 
@@ -187,6 +187,35 @@ async fn at_nats_nobody_does_what_is_another_ones_work() {
         let able = able.iter().filter(|(_, able)| able[number]).map(|(principal, _)| *principal);
         assert_eq!(names(&able.collect::<Vec<_>>()), names(who), "who can {what}");
     }
+    system.stop().await;
+}
+
+/// Whoever may make a consumer names the subject to which it delivers. What payment may park must
+/// not become a command in this way.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_nats_no_consumer_delivers_to_where_its_maker_may_not_publish() {
+    let system = System::without_workers().await;
+    let (ns, topology) = (system.topology.namespace(), &system.topology);
+    let nats = system.config.nats.of(Principal::Payment).connect_now("test").await.expect("let in");
+    let order = card_order("ann", "box", 1, "tok_ok").to_string();
+    let parked = nats.request(format!("{ns}.parked.payment.event.order.o.1"), order.into()).await;
+    parked.expect("it may park");
+    let stream = topology.parked_stream();
+    let config = json!({
+        "stream_name": stream,
+        "config": {
+            "deliver_subject": topology.command("order.place"), "deliver_policy": "all",
+            "ack_policy": "none",
+        },
+    });
+    let subject = format!("$JS.API.CONSUMER.CREATE.{stream}");
+    let made = nats.request(subject, config.to_string().into()).await.expect("an answer");
+    let made: serde_json::Value = serde_json::from_slice(&made.payload).expect("JSON");
+    assert!(made["error"].is_null(), "it is made: {made}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let jetstream = async_nats::jetstream::new(system.nats.clone());
+    let commands = jetstream.get_stream(topology.commands_stream()).await.expect("the stream");
+    assert_eq!(commands.cached_info().state.messages, 0, "no command came of it");
     system.stop().await;
 }
 
