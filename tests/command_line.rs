@@ -57,7 +57,8 @@ async fn every_subcommand_explains_itself() {
         }
     }
     let version = run(&["--version"], &[]).await;
-    assert_eq!((version.code, version.output.split(' ').count()), (Some(0), 2), "{version:?}");
+    let told = concat!("millrace ", env!("CARGO_PKG_VERSION"));
+    assert!(version.code == Some(0) && version.output.starts_with(told), "{version:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
