@@ -387,6 +387,10 @@ impl Server {
         keeping.await?;
         // Whoever stops does not care how the connection ends.
         app.views.close().await.ok();
+        app.past.close().await;
+        if let Some(desk) = &app.desk {
+            desk.close().await;
+        }
         Ok(())
     }
 }

@@ -72,6 +72,13 @@ pub struct Told {
 }
 
 impl Past {
+    /// Closes the connections to the journal.
+    pub async fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close().await;
+        }
+    }
+
     /// The past by the log (EVENTS) and, if there is one, the journal.
     pub fn new(log: Log, topology: Topology, journal: Option<PgPool>) -> Self {
         Self { log, topology, journal }

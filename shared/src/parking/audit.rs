@@ -27,6 +27,11 @@ impl Audit {
         Self { actor: actor.to_owned(), ..self }
     }
 
+    /// Closes the connections; nothing can be written after it.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
     /// Whether PostgreSQL answers.
     pub async fn ping(&self) -> sqlx::Result<()> {
         sqlx::query("select 1").execute(&self.pool).await.map(drop)

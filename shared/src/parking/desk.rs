@@ -73,6 +73,11 @@ impl Desk {
         desk
     }
 
+    /// Closes the connections to PostgreSQL.
+    pub async fn close(&self) {
+        self.audit.close().await;
+    }
+
     /// Whether PostgreSQL answers.
     pub async fn ping(&self) -> sqlx::Result<()> {
         self.audit.ping().await
