@@ -200,7 +200,7 @@ async fn orders_in_every_way(client: Client) {
 async fn a_python_client_orders_with_nothing_but_json_or_with_ids_of_its_own() {
     let client = tokio::task::spawn_blocking(|| python("place.py")).await;
     if let Some(client) = client.expect("nats-py is there") {
-        orders_in_every_way(client).await;
+        Box::pin(orders_in_every_way(client)).await;
     }
 }
 
@@ -260,7 +260,7 @@ async fn a_python_client_reads_over_nats_and_discovers_every_role() {
 async fn a_node_client_orders_with_nothing_but_json_or_with_ids_of_its_own() {
     let client = tokio::task::spawn_blocking(node).await.expect("nats.js is there");
     if let Some(client) = client {
-        orders_in_every_way(client).await;
+        Box::pin(orders_in_every_way(client)).await;
     }
 }
 

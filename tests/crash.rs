@@ -289,6 +289,8 @@ fn every_point_belongs_to_a_process_that_a_test_lets_die() {
         // In tests/parked.
         "replay",
         "discard",
+        // In tests/payments.
+        "stripe",
     ];
     for (name, _) in POINTS {
         let owner = name.split('.').next().unwrap_or_default();

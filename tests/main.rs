@@ -26,6 +26,7 @@ mod own_writes;
 mod parked;
 mod parking;
 mod past;
+mod payments;
 mod pipeline;
 mod process;
 mod proxy;

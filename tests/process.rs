@@ -49,6 +49,7 @@ pub fn folder(name: &str) -> PathBuf {
 /// The settings with which the program reaches a system, as environment variables.
 pub fn settings(config: &WorkerConfig) -> Vec<(&'static str, String)> {
     let file = |path: &Option<PathBuf>| path.as_ref().map(|it| it.display().to_string());
+    let stripe = config.gateway.stripe_key.as_ref();
     let settings = [
         ("MILLRACE_NAMESPACE", Some(config.nats.namespace.clone())),
         ("MILLRACE_NATS_URL", Some(config.nats.nats_url.join(","))),
@@ -62,6 +63,10 @@ pub fn settings(config: &WorkerConfig) -> Vec<(&'static str, String)> {
         ("MILLRACE_NATS_CA_FILE", file(&config.nats.nats_ca_file)),
         ("MILLRACE_POSTGRES_CA_FILE", file(&config.postgres.postgres_ca_file)),
         ("MILLRACE_REDIS_CA_FILE", file(&config.redis.redis_ca_file)),
+        ("MILLRACE_GATEWAY_TIMEOUT", Some(config.gateway.gateway_timeout.to_string())),
+        ("MILLRACE_GATEWAY", stripe.map(|_| "stripe".to_owned())),
+        ("MILLRACE_STRIPE_KEY", stripe.map(|key| key.reveal().to_owned())),
+        ("MILLRACE_STRIPE_URL", stripe.map(|_| config.gateway.stripe_url.to_string())),
     ];
     settings.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }

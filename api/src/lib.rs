@@ -22,6 +22,7 @@ pub mod search;
 pub mod submit;
 pub mod wait;
 mod web;
+mod webhook;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,6 +60,8 @@ use crate::search::Search;
 use crate::search::feed::Feed;
 use crate::wait::Waiters;
 use crate::web::Offer;
+use crate::webhook::Signatures;
+pub use crate::webhook::WebhookConfig;
 
 /// Connections at a time besides those of live streams; more wait in the kernel's queue.
 const CONNECTIONS: usize = 10_000;
@@ -109,6 +112,8 @@ pub struct ApiConfig {
     operators: OperatorConfig,
     #[command(flatten)]
     auth: AuthConfig,
+    #[command(flatten)]
+    webhooks: WebhookConfig,
     /// Web origin whose pages may call the api (CORS); several with commas. None by default
     #[arg(long, env = "MILLRACE_CORS_ORIGINS", value_name = "URL", value_delimiter = ',')]
     cors_origins: Vec<Origin>,
@@ -157,6 +162,7 @@ impl ApiConfig {
             import_max_bytes: IMPORT_MAX_BYTES,
             operators: OperatorConfig::default(),
             auth: AuthConfig::default(),
+            webhooks: WebhookConfig::default(),
             cors_origins: Vec::new(),
         }
     }
@@ -165,6 +171,13 @@ impl ApiConfig {
     #[must_use]
     pub fn with_auth(mut self, auth: AuthConfig) -> Self {
         self.auth = auth;
+        self
+    }
+
+    /// With the webhooks of gateways.
+    #[must_use]
+    pub fn with_webhooks(mut self, webhooks: WebhookConfig) -> Self {
+        self.webhooks = webhooks;
         self
     }
 
@@ -218,6 +231,8 @@ pub struct App {
     stories: Finder,
     /// Only with the routes for operators.
     desk: Option<Desk>,
+    /// Only with a secret of webhooks.
+    webhooks: Option<Signatures>,
     monitor: Monitor,
 }
 
@@ -245,6 +260,16 @@ impl App {
         }
     }
 
+    /// Closes the connections to Redis and PostgreSQL.
+    async fn close(&self) {
+        // Whoever stops does not care how a connection ends.
+        self.views.close().await.ok();
+        self.past.close().await;
+        if let Some(desk) = &self.desk {
+            desk.close().await;
+        }
+    }
+
     /// Gives both connections, and the keys of tokens, a moment, so that the first requests are not refused for nothing.
     async fn warm_up(&self) {
         let start = Instant::now();
@@ -263,6 +288,7 @@ pub struct Server {
     address: SocketAddr,
     config: ApiConfig,
     gate: Gate,
+    webhooks: Option<Signatures>,
 }
 
 impl Server {
@@ -273,10 +299,11 @@ impl Server {
             !(gate.is_closed() && config.operators.trial),
             "--trial lets whoever comes be any customer: leave it out where callers have to sign in"
         );
+        let webhooks = config.webhooks.signatures()?;
         let refused = || format!("the api cannot listen at {}; see --http", config.http);
         let listener = TcpListener::bind(config.http).await.with_context(refused)?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, config, gate })
+        Ok(Self { listener, address, config, gate, webhooks })
     }
 
     /// Where it listens.
@@ -304,14 +331,14 @@ impl Server {
         let journal = journal.map(reading).transpose()?;
         let log = Log::new(client.clone(), topology.events_stream());
         let past = Past::new(log, topology.clone(), journal);
-        let desk = operators.desk(&of_desk).await?;
         let (search, index) = Search::new()?;
         let views = Views::new(redis.client()?, topology.namespace());
         let app = Arc::new(App {
             stories: Finder::new(&client, past.clone()),
             gate: self.gate,
             past,
-            desk,
+            desk: operators.desk(&of_desk).await?,
+            webhooks: self.webhooks,
             monitor: Monitor::default(),
             commands: Log::new(client.clone(), topology.commands_stream()),
             nats: client,
@@ -385,12 +412,7 @@ impl Server {
         querying.await?;
         monitoring.await?;
         keeping.await?;
-        // Whoever stops does not care how the connection ends.
-        app.views.close().await.ok();
-        app.past.close().await;
-        if let Some(desk) = &app.desk {
-            desk.close().await;
-        }
+        app.close().await;
         Ok(())
     }
 }
@@ -407,6 +429,9 @@ fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
     if app.desk.is_some() {
         routes = routes.merge(routes::operators());
     }
+    if app.webhooks.is_some() {
+        routes = routes.merge(routes::webhooks());
+    }
     let mut routes = routes.into_router();
     if offer.trial {
         routes = routes.merge(routes::trial());
@@ -415,7 +440,7 @@ fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
         .layer(identified)
         .layer(bounded)
         .merge(routes::health().into_router())
-        .merge(contract::served(app.desk.is_some()))
+        .merge(contract::served(app.desk.is_some(), app.webhooks.is_some()))
         .merge(web::served(offer))
         .with_state(Arc::clone(app))
         .layer(CatchPanicLayer::custom(error::panicked))

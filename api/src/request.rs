@@ -39,18 +39,36 @@ pub struct Posted {
 impl<S: Sync> FromRequest<S> for Posted {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (mut parts, body) = request.into_parts();
-        let trace = parts.extensions.remove().unwrap_or_default();
-        let bytes = timeout(BODY_PATIENCE, read(body)).await.map_err(|_| too_slow())??;
-        let body = match bytes.as_slice() {
+    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+        let trace = request.extensions_mut().remove().unwrap_or_default();
+        let Raw { headers, body } = Raw::from_request(request, state).await?;
+        let body = match body.as_slice() {
             [] => Map::new(),
             bytes => {
-                check_media_type(&parts.headers)?;
+                check_media_type(&headers)?;
                 command::read_object(bytes)?
             }
         };
-        Ok(Self { headers: parts.headers, trace, body })
+        Ok(Self { headers, trace, body })
+    }
+}
+
+/// A request with its body as it came.
+#[derive(Debug)]
+pub struct Raw {
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl<S: Sync> FromRequest<S> for Raw {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let body = timeout(BODY_PATIENCE, read(body)).await.map_err(|_| too_slow())??;
+        Ok(Self { headers: parts.headers, body })
     }
 }
 
@@ -115,7 +133,8 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+/// The text of a header, if there is one.
+pub fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
 }
 

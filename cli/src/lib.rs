@@ -165,7 +165,7 @@ async fn run(action: Action) -> Result<()> {
         Action::Api { config, admin } => {
             let shutdown = until_signal()?;
             admin.serve(shutdown.clone()).await?;
-            millrace_api::run(config, shutdown).await?;
+            Box::pin(millrace_api::run(config, shutdown)).await?;
         }
         Action::Worker { mut roles, config, admin } => {
             roles.sort_unstable_by_key(|role| *role as u8);

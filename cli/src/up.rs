@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use millrace_api::auth::config::AuthConfig;
-use millrace_api::{ApiConfig, Server};
+use millrace_api::{ApiConfig, Server, WebhookConfig};
 use millrace_shared::access::Principal;
 use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
 use millrace_shared::topology::StreamOptions;
+use millrace_workers::gateway::config::GatewayConfig;
 use millrace_workers::{PAYMENT_TIMEOUT, Role, WorkerConfig};
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,11 @@ pub struct UpArgs {
           default_value_t = PAYMENT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..))]
     payment_timeout: u32,
     #[command(flatten)]
+    gateway: GatewayConfig,
+    #[command(flatten)]
     auth: AuthConfig,
+    #[command(flatten)]
+    webhooks: WebhookConfig,
     /// Start with an empty catalogue
     #[arg(long)]
     no_sample: bool,
@@ -88,6 +93,7 @@ pub async fn run(args: UpArgs, shutdown: CancellationToken) -> Result<()> {
 async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken) -> Result<()> {
     let config = WorkerConfig {
         payment_timeout: args.payment_timeout,
+        gateway: args.gateway.clone(),
         ..worker_config(&addresses, &args.namespace)
     };
     prepare_database(&addresses, &args.namespace).await?;
@@ -159,6 +165,7 @@ pub fn worker_config(addresses: &Addresses, namespace: &str) -> WorkerConfig {
             redis_ca_file: None,
         },
         payment_timeout: PAYMENT_TIMEOUT,
+        gateway: GatewayConfig::default(),
         trim_keep_hours: None,
     }
 }
@@ -209,6 +216,7 @@ async fn bind(args: &UpArgs, config: &WorkerConfig) -> Result<Server> {
         let edge = ApiConfig::new(http, config.nats.clone(), config.redis.clone());
         let journal = config.postgres.clone();
         let edge = edge.with_operator_routes(journal).with_auth(args.auth.clone());
+        let edge = edge.with_webhooks(args.webhooks.clone());
         // Whoever comes may be anybody only where nobody is asked: where only this machine comes.
         if args.auth.is_set() { edge } else { edge.with_trial() }
     };

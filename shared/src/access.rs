@@ -88,7 +88,7 @@ impl Principal {
         let rights = match self {
             Self::Admin => own.says([">".to_owned()]).hears([">".to_owned()]),
             Self::Api => own
-                .says([topology.all_commands()])
+                .says([topology.all_commands(), topology.payment_hint()])
                 .hears(["order", "customer", "command"].map(|of| topology.query(of, "*")))
                 .serves()
                 // The pipeline's figures.
@@ -114,6 +114,7 @@ impl Principal {
                 .says([format!("{ns}.evt.>")]),
             Self::Payment => own
                 .works(&events, &["payment"])
+                .hears([topology.payment_hint()])
                 .reads(&events)
                 .says(PAYMENT_EVENTS.map(|kind| topology.order_events(kind))),
             Self::Persistence => own.works(&events, &["persistence"]),

@@ -5,6 +5,7 @@
 //! there ([`Principal::name`]), so that one set of variables serves all of them, and each connects
 //! with its own rights.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -134,6 +135,46 @@ fn file_of(file: Option<&PathBuf>, principal: Principal) -> Option<PathBuf> {
         None => file.clone(),
     };
     file.map(named)
+}
+
+/// A secret that is in no log: [`std::fmt::Debug`] does not show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What is in the file, or else what was given; an empty variable is as none. `what` names the
+    /// secret in errors.
+    pub fn read(
+        given: Option<&Self>,
+        file: Option<&PathBuf>,
+        what: &str,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(file) = file else {
+            return Ok(given.filter(|given| !given.0.is_empty()).cloned());
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("{what}: the file {} cannot be read", file.display()))?;
+        let text = text.trim();
+        ensure!(!text.is_empty(), "{what}: the file {} is empty", file.display());
+        Ok(Some(Self(text.to_owned())))
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 fn password(given: Option<&String>, file: Option<&PathBuf>) -> anyhow::Result<Option<String>> {

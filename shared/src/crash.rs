@@ -3,7 +3,7 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 24] = [
+pub const POINTS: [(&str, &str); 29] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
@@ -17,6 +17,11 @@ pub const POINTS: [(&str, &str); 24] = [
     ("payment.appended", "the charge is in the log, its event is not acked"),
     ("payment.voided", "the gateway takes no charge any more, nothing else is known"),
     ("payment.refunded", "the gateway has refunded, the log does not know"),
+    ("stripe.created", "Stripe has an intent that takes no money yet, nobody knows of it"),
+    ("stripe.remembered", "the intent is remembered, it takes no money yet"),
+    ("stripe.confirmed", "Stripe has charged or declined, that is not remembered"),
+    ("stripe.cancelled", "Stripe takes no charge any more, that is not remembered"),
+    ("stripe.refunded", "Stripe has refunded, that is not remembered"),
     ("expiry.appended", "the expiry is in the log, the time-out is not acked"),
     ("persistence.before-commit", "a batch is written, not committed"),
     ("persistence.committed", "a batch is committed, its events are not acked"),

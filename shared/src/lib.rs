@@ -17,6 +17,7 @@ mod export;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod health;
+pub mod https;
 pub mod ids;
 pub mod import;
 pub mod log;

@@ -90,6 +90,12 @@ impl Topology {
         format!("{}.query.{about}.{id}", self.namespace)
     }
 
+    /// Where it is told, to whom it may concern at this moment, that the gateway has something to say
+    /// about an order's payment. No stream keeps it.
+    pub fn payment_hint(&self) -> String {
+        format!("{}.hint.payment", self.namespace)
+    }
+
     /// The name of a role among NATS micro services.
     pub fn service(&self, role: &str) -> String {
         format!("{}-{role}", self.namespace)

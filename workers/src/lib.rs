@@ -6,6 +6,7 @@ pub mod catch_up;
 pub mod event_log;
 pub mod expiry;
 pub mod gateway;
+pub mod hints;
 pub mod journal;
 pub mod ledger;
 pub mod payment;
@@ -37,6 +38,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::CatchUp;
+use crate::gateway::Gateway;
+use crate::gateway::config::{GatewayConfig, Kind};
+use crate::gateway::guard::Guarded;
 use crate::gateway::measured::Measured;
 use crate::gateway::sandbox::Sandbox;
 use crate::ledger::PostgresLedger;
@@ -102,6 +106,9 @@ pub struct WorkerConfig {
     #[arg(long, env = "MILLRACE_PAYMENT_TIMEOUT", value_name = "SECONDS",
           default_value_t = PAYMENT_TIMEOUT, value_parser = clap::value_parser!(u32).range(1..))]
     pub payment_timeout: u32,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "the text would become part of the help")]
+    pub gateway: GatewayConfig,
     /// Let persistence trim the streams, from time to time: messages that are older than so many
     /// hours, in the journal and settled by everybody go. Without it nothing does
     #[arg(long, env = "MILLRACE_TRIM_KEEP_HOURS", value_name = "HOURS",
@@ -143,9 +150,15 @@ pub async fn run(
             validate(client, pool.clone(), events, topology, time_to_pay, shutdown).await?;
         }
         Role::Payment => {
-            let gateway = Arc::new(Measured(Sandbox::new(pool.clone())));
-            let worker = Arc::new(payment::Payment::new(events, topology.clone(), gateway));
-            consumer::run(worker, client, topology, shutdown).await?;
+            let settings = &config.gateway;
+            let place = Place { client, topology, shutdown };
+            match settings.gateway {
+                Kind::Sandbox => pay(Sandbox::new(pool.clone()), settings, events, place).await?,
+                Kind::Stripe => {
+                    let stripe = settings.stripe(pool.clone())?;
+                    pay(stripe, settings, events, place).await?;
+                }
+            }
         }
         Role::Persistence => {
             let worker = Arc::new(persistence::Persistence::new(pool.clone()));
@@ -182,6 +195,28 @@ pub async fn run(
     pool.close().await;
     tracing::info!(role = role.name(), "stopped");
     Ok(())
+}
+
+/// Where a worker works, and until when.
+struct Place {
+    client: async_nats::Client,
+    topology: Topology,
+    shutdown: CancellationToken,
+}
+
+/// Payment is two loops: events, and what the gateway tells of its own accord.
+async fn pay<G: Gateway>(
+    gateway: G,
+    settings: &GatewayConfig,
+    events: Log,
+    Place { client, topology, shutdown }: Place,
+) -> anyhow::Result<()> {
+    let gateway = Arc::new(Guarded::new(Measured(gateway), settings.limits()));
+    let worker = Arc::new(payment::Payment::new(events, topology.clone(), gateway));
+    let hints = hints::follow(&worker, &client, &topology, &shutdown);
+    let work =
+        consumer::run(Arc::clone(&worker), client.clone(), topology.clone(), shutdown.clone());
+    tokio::join!(hints, work).1
 }
 
 /// Validation is four loops: commands, the ends of reservations, time-outs, and the relay.

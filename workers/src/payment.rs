@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use millrace_shared::command::PaymentMethod;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
 use millrace_shared::crash;
+use millrace_shared::ids::OrderId;
 use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Cause, Event, now};
 use millrace_shared::order::{
@@ -18,15 +19,12 @@ use millrace_shared::order::{
 };
 use millrace_shared::topology::Topology;
 use millrace_shared::trace::step;
-use tokio::time::timeout;
 
 use crate::event_log::EventLog;
 use crate::gateway::{Charge, ChargeError, Gateway, GatewayError};
 
 /// How long an append is tried before the event is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long the gateway may take to answer before the outcome counts as unknown.
-const ANSWER: Duration = Duration::from_secs(20);
 /// How often a result is decided anew because the order has gone on meanwhile.
 const ROUNDS: usize = 8;
 
@@ -110,9 +108,10 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
                 self.append(current, cause, |order| order::unanswered(order, &detail)).await?;
                 Ok(Verdict::Done)
             }
-            // Voided by a replica that has seen the order's end, which this one will see next. Or
-            // the gateway was not reached: there is no charge, and it is tried again.
-            Err(error) => Ok(Verdict::Later(error.to_string())),
+            // By a replica that has seen the order's end, which this one will see next.
+            Err(error @ ChargeError::Voided) => Ok(Verdict::Later(error.to_string())),
+            Err(error @ ChargeError::Unavailable(_)) => Ok(Verdict::Unavailable(error.to_string())),
+            Err(error @ ChargeError::Refused(_)) => Ok(Verdict::Failed(error.to_string())),
         }
     }
 
@@ -125,9 +124,21 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
                 self.append(current, cause, |order| order::declined(order, &code)).await?;
                 Ok(Verdict::Done)
             }
-            Some(Err(error)) => Ok(Verdict::Later(error.to_string())),
-            None => Ok(Verdict::Later("the gateway knows of no charge yet".to_owned())),
+            Some(Err(error)) => Ok(Verdict::Waits(error.to_string())),
+            None => Ok(Verdict::Waits("the gateway knows of no charge yet".to_owned())),
         }
+    }
+
+    /// Asks the gateway at once about an order whose payment's outcome is unknown, if it is.
+    pub async fn look(&self, order: OrderId) -> Result<()> {
+        let Some(last) = self.log.last(&self.topology.order_history(order)).await? else {
+            return Ok(());
+        };
+        if last.event.kind == "payment-unknown" {
+            let current = Current { order: last.event.state()?, sequence: last.sequence };
+            self.ask(current, &last.event.as_cause()).await?;
+        }
+        Ok(())
     }
 
     async fn charge_card(
@@ -143,11 +154,7 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
             return Ok(known);
         }
         match order.total {
-            Some(total) => {
-                let charge = timeout(ANSWER, self.gateway.charge(&key, total, token)).await;
-                let late = |_| format!("no answer within {} s", ANSWER.as_secs());
-                Ok(charge.unwrap_or_else(|elapsed| Err(ChargeError::Unknown(late(elapsed)))))
-            }
+            Some(total) => Ok(self.gateway.charge(&key, total, token).await),
             None => Ok(Err(ChargeError::Declined("no_amount".to_owned()))),
         }
     }
@@ -266,13 +273,11 @@ impl<L: EventLog, G: Gateway> Worker for Payment<L, G> {
         let mut verdicts = Vec::with_capacity(batch.len());
         for delivery in batch {
             verdicts.push(self.work(delivery).await.unwrap_or_else(|error| {
-                // Money waits for its gateway for as long as it takes.
-                let gateway =
-                    |cause: &(dyn std::error::Error + 'static)| cause.is::<GatewayError>();
-                if error.chain().any(gateway) {
-                    Verdict::Later(format!("{error:#}"))
-                } else {
-                    Verdict::of(&error)
+                match error.chain().find_map(|cause| cause.downcast_ref()) {
+                    Some(GatewayError::Refused(_)) => Verdict::Failed(format!("{error:#}")),
+                    // Money waits for its gateway for as long as it takes.
+                    Some(_) => Verdict::Unavailable(format!("{error:#}")),
+                    None => Verdict::of(&error),
                 }
             }));
         }

@@ -10,16 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use axum::body::Bytes;
-use axum::http::{Request, Uri};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_rustls::HttpsConnectorBuilder;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::Connect;
-use hyper_util::rt::TokioExecutor;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
+use millrace_shared::https::{Https, Request, Uri};
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -173,26 +168,12 @@ impl Jwks {
             Place::File(path) => return Ok(tokio::fs::read(path).await?),
             Place::Url(uri) => uri.clone(),
         };
-        let client = Client::builder(TokioExecutor::new());
-        if uri.scheme_str() == Some("http") {
-            return get(client.build_http(), uri).await;
-        }
-        // The certificates that this machine trusts.
-        let connector = HttpsConnectorBuilder::new().with_native_roots()?.https_only();
-        get(client.build(connector.enable_http1().build()), uri).await
+        let request = Request::get(&uri).header("accept", "application/json");
+        let request = request.body(Bytes::new().into())?;
+        let answer = Https::to(&uri)?.send(request, MOST_BYTES).await?;
+        ensure!(answer.status().is_success(), "the answer is {}", answer.status());
+        Ok(answer.into_body().to_vec())
     }
-}
-
-async fn get<C>(client: Client<C, Empty<Bytes>>, uri: Uri) -> anyhow::Result<Vec<u8>>
-where
-    C: Connect + Clone + Send + Sync + 'static,
-{
-    let request = Request::get(uri).header("accept", "application/json");
-    let answer = client.request(request.body(Empty::new())?).await?;
-    ensure!(answer.status().is_success(), "the answer is {}", answer.status());
-    let body = Limited::new(answer.into_body(), MOST_BYTES).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("the answer cannot be read: {error}"))?;
-    Ok(body.to_bytes().to_vec())
 }
 
 /// The keys of a JWKS that tokens can be signed with here. What is for other things is left out.

@@ -39,6 +39,7 @@ const PATH: &str = "/openapi.json";
         (name = "products", description = "The catalogue and its stock"),
         (name = "commands", description = "What became of a command"),
         (name = "operators", description = "Only there with `--operator-routes`"),
+        (name = "webhooks", description = "Only there with a secret of webhooks: for gateways"),
         (name = "health", description = "For whoever runs the edge"),
     ),
     components(schemas(crate::error::Body, Accepted))
@@ -66,11 +67,14 @@ const COMMON: [(&str, &str, &str); 8] = [
     ),
 ];
 
-/// The document; the routes for operators are only there where they are served.
-pub fn document(operators: bool) -> OpenApi {
+/// The document; the routes for operators and for webhooks are only there where they are served.
+pub fn document(operators: bool, webhooks: bool) -> OpenApi {
     let mut table = routes::commands_and_views().merge(routes::metrics()).merge(routes::health());
     if operators {
         table = table.merge(routes::operators());
+    }
+    if webhooks {
+        table = table.merge(routes::webhooks());
     }
     let mut document = Contract::openapi();
     document.merge(table.into_router().into_openapi());
@@ -155,9 +159,9 @@ fn bound(schema: &mut RefOr<Schema>) {
 }
 
 /// `GET /openapi.json`, and a page to read it at `/docs`.
-pub fn served<S: Clone + Send + Sync + 'static>(operators: bool) -> Router<S> {
+pub fn served<S: Clone + Send + Sync + 'static>(operators: bool, webhooks: bool) -> Router<S> {
     // Shared: routes are cloned for requests, and the document is a megabyte of small parts.
-    let document = Arc::new(document(operators));
+    let document = Arc::new(document(operators, webhooks));
     let json = get(async move || Json(document.as_ref()).into_response());
     let page = SwaggerUi::new("/docs").config(Config::from(PATH).validator_url("none"));
     Router::new().route(PATH, json).merge(page)
@@ -174,7 +178,7 @@ mod tests {
     #[test]
     fn the_document_that_is_checked_in_is_the_one_that_is_served() {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/openapi.json");
-        let made = document(true).to_pretty_json().unwrap() + "\n";
+        let made = document(true, true).to_pretty_json().unwrap() + "\n";
         if std::env::var_os("MILLRACE_BLESS").is_some_and(|bless| bless == "1") {
             fs::write(&file, &made).unwrap();
         }
@@ -187,10 +191,11 @@ mod tests {
         let routers = [
             routes::commands_and_views(),
             routes::operators(),
+            routes::webhooks(),
             routes::metrics(),
             routes::health(),
         ];
-        let document = document(true);
+        let document = document(true, true);
         for router in routers {
             // axum does not list its routes in any other way.
             let printed = format!("{:?}", Router::from(router.into_router()));
@@ -206,7 +211,7 @@ mod tests {
 
     #[test]
     fn every_reference_has_its_target() {
-        let json = serde_json::to_value(document(true)).unwrap();
+        let json = serde_json::to_value(document(true, true)).unwrap();
         let mut open = vec![&json];
         while let Some(value) = open.pop() {
             if let Some(target) = value["$ref"].as_str() {

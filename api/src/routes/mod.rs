@@ -12,6 +12,7 @@ mod orders;
 mod products;
 mod reports;
 mod trial;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -114,6 +115,11 @@ pub fn operators() -> Table {
         .route(Operators, routes!(reports::top::top_products))
         .route(Operators, routes!(reports::top::top_brands))
         .route(Operators, routes!(reports::time_to_paid))
+}
+
+/// What gateways tell, who sign it in a way of their own.
+pub fn webhooks() -> Table {
+    Table::default().route(Anyone, routes!(webhooks::stripe))
 }
 
 /// What is only there to try things out, where nobody has to sign in: no part of the document.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use millrace_workers::gateway::config::GatewayConfig;
 use millrace_workers::{PAYMENT_TIMEOUT, WorkerConfig};
 use serde::Serialize;
 
@@ -176,6 +177,7 @@ impl BenchArgs {
             postgres: self.servers.postgres.clone(),
             redis: self.servers.redis.clone(),
             payment_timeout: PAYMENT_TIMEOUT,
+            gateway: GatewayConfig::default(),
             trim_keep_hours: None,
         }
     }

@@ -1,5 +1,5 @@
 //! One charge for each order that was paid by card, one refund for each that was refunded, and
-//! nothing else in the gateway's book.
+//! nothing else in the sandbox gateway's book, or in what is remembered of Stripe's answers.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ impl fmt::Display for Entry {
     }
 }
 
-/// The check of the sandbox gateway's book.
+/// The check of the gateway's book: the sandbox's, and what payment remembers of Stripe.
 pub struct MoneyCheck {
     data: Data,
 }
@@ -50,6 +50,10 @@ struct Paid {
     refunded: Option<String>,
     refund_amount: Option<i64>,
     refund_currency: Option<String>,
+    /// Whether it stands in both books.
+    twice: bool,
+    /// Whether Stripe has not said yet what became of it.
+    open: bool,
 }
 
 impl Paid {
@@ -57,6 +61,12 @@ impl Paid {
     /// again.
     fn problem(&self) -> Option<String> {
         let status = &self.status;
+        if self.twice {
+            return Some("it was charged through two gateways".to_owned());
+        }
+        if self.open && !matches!(status.as_str(), "validated" | "payment_unknown") {
+            return Some(format!("it is {status}, but nobody knows what became of its payment"));
+        }
         if self.payment_method != "card" {
             return self
                 .charged
@@ -106,13 +116,21 @@ impl MoneyCheck {
     async fn orders(&self, ids: &[Uuid]) -> Result<Vec<(Entry, String)>> {
         let rows: Vec<Paid> = sqlx::query_as(
             "select o.order_id, o.status, o.payment_method, o.payment_status, o.total, o.currency,
-                    o.charge_id, o.refund_id, c.charge_id as charged, c.amount as charge_amount,
-                    c.currency as charge_currency, r.refund_id as refunded,
-                    r.amount as refund_amount, r.currency as refund_currency
+                    o.charge_id, o.refund_id,
+                    coalesce(c.charge_id, s.intent_id) as charged,
+                    coalesce(c.amount, s.amount) as charge_amount,
+                    coalesce(c.currency, s.currency) as charge_currency,
+                    coalesce(r.refund_id, s.refund_id) as refunded,
+                    coalesce(r.amount, s.amount) as refund_amount,
+                    coalesce(r.currency, s.currency) as refund_currency,
+                    c.charge_id is not null and s.intent_id is not null as twice,
+                    i.key is not null and i.outcome is null as open
              from journal.orders o
              left join sandbox.charges c
                     on c.idempotency_key = 'charge-' || o.order_id::text and c.outcome = 'succeeded'
              left join sandbox.refunds r on r.charge_id = c.charge_id
+             left join payment.intents i on i.key = 'charge-' || o.order_id::text
+             left join payment.intents s on s.key = i.key and s.outcome = 'succeeded'
              where o.order_id = any($1)",
         )
         .bind(ids)
@@ -132,6 +150,11 @@ impl MoneyCheck {
              left join journal.orders o on c.idempotency_key = 'charge-' || o.order_id::text
              where o.order_id is null and c.outcome = 'succeeded'
                and ($1::text[] is null or c.idempotency_key = any($1))
+             union all
+             select i.key from payment.intents i
+             left join journal.orders o on i.key = 'charge-' || o.order_id::text
+             where o.order_id is null and i.outcome = 'succeeded'
+               and ($1::text[] is null or i.key = any($1))
              order by 1 limit 10000",
         )
         .bind(keys)
@@ -231,6 +254,7 @@ mod tests {
             ("rejected", "declined", false, false),
             ("cancelled", "none", false, false),
             ("paid", "captured", true, false),
+            ("shipped", "captured", true, false),
             ("delivered", "captured", true, false),
             ("refunded", "refunded", true, true),
         ] {
@@ -249,6 +273,11 @@ mod tests {
         ] {
             assert!(order(status, payment, charged, refunded).problem().is_some(), "{status}");
         }
+        for status in ["paid", "cancelled", "expired", "rejected"] {
+            assert!(Paid { open: true, ..order(status, "none", false, false) }.problem().is_some());
+        }
+        let twice = Paid { twice: true, ..order("paid", "captured", true, false) };
+        assert!(twice.problem().is_some());
         let account =
             Paid { payment_method: "account".to_owned(), ..order("paid", "captured", true, false) };
         assert!(account.problem().is_some());

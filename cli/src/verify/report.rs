@@ -16,6 +16,9 @@ pub struct Report {
     /// Events that `--repair` has written into the journal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repaired: Option<u64>,
+    /// What could not be looked at from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<String>,
 }
 
 /// What one check has found.
@@ -77,6 +80,9 @@ impl fmt::Display for Report {
         if let Some(repaired) = self.repaired {
             writeln!(f, "\n{repaired} events of the log were written into the journal")?;
         }
+        if let Some(unseen) = &self.unseen {
+            writeln!(f, "\nNot seen from here: {unseen}")?;
+        }
         let failed = self.failed();
         if failed.is_empty() {
             write!(f, "\nEvery promise holds.")
@@ -100,7 +106,7 @@ mod tests {
             failed,
             offenders: (0..failed.min(2)).map(offender).collect(),
         };
-        let mut report = Report { checks: vec![row(0)], repaired: None };
+        let mut report = Report { checks: vec![row(0)], ..Report::default() };
         assert!(report.is_ok());
         assert!(report.to_string().ends_with("Every promise holds."));
         report.checks.push(row(7));

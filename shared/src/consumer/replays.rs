@@ -207,7 +207,9 @@ impl<W: Worker> Replays<W> {
                 Some(Verdict::Done) => return Ok(Ended::Done),
                 Some(Verdict::Park(reason)) => (reason, true),
                 Some(Verdict::Failed(reason)) => (reason, tries >= TRIES),
-                Some(Verdict::Later(reason) | Verdict::Unavailable(reason)) => (reason, false),
+                Some(
+                    Verdict::Later(reason) | Verdict::Waits(reason) | Verdict::Unavailable(reason),
+                ) => (reason, false),
                 None => bail!("no verdict"),
             };
             if last || start.elapsed() > PATIENCE {

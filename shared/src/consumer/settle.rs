@@ -17,6 +17,8 @@ use crate::trace::Trace;
 const ATTEMPTS: u64 = 8;
 /// What is waited for is under way.
 const SOON: Pause = Pause { base: Duration::from_millis(30), most: Duration::from_secs(2) };
+/// It is waited for somebody else.
+const WAITS: Pause = Pause { base: Duration::from_millis(30), most: Duration::from_secs(15) };
 /// A server is away.
 const AWAY: Pause = Pause { base: Duration::from_millis(250), most: Duration::from_secs(5) };
 /// It has failed.
@@ -97,7 +99,7 @@ impl Settler {
                 Verdict::Failed(_) | Verdict::Park(_) => {
                     held.stumbled(subject, sequence, PARKING.delay(attempt) * 2 + MOMENT);
                 }
-                Verdict::Later(_) | Verdict::Unavailable(_) => {}
+                Verdict::Later(_) | Verdict::Waits(_) | Verdict::Unavailable(_) => {}
             }
         }
         if matches!(verdict, Verdict::Failed(_)) {
@@ -111,6 +113,10 @@ impl Settler {
             Verdict::Later(reason) => {
                 tracing::debug!(worker, subject, attempt, trace_id, reason, "later");
                 nak(SOON)
+            }
+            Verdict::Waits(reason) => {
+                tracing::debug!(worker, subject, attempt, reason, "waits");
+                nak(WAITS)
             }
             Verdict::Unavailable(reason) => {
                 tracing::warn!(worker, subject, attempt, trace_id, reason, "a server is away");

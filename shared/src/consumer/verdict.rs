@@ -11,6 +11,9 @@ pub enum Verdict {
     Done,
     /// Something must happen first that is under way: try again soon, for as long as it takes.
     Later(String),
+    /// Somebody else must do something, and asking hastens nothing: try again, each time after a
+    /// longer while.
+    Waits(String),
     /// A server is away: try again, for as long as it takes.
     Unavailable(String),
     /// It failed: try again, and park it if it keeps failing.
@@ -54,6 +57,7 @@ impl Verdict {
         match self {
             Self::Done => None,
             Self::Later(reason)
+            | Self::Waits(reason)
             | Self::Unavailable(reason)
             | Self::Failed(reason)
             | Self::Park(reason) => Some(reason),

@@ -187,7 +187,7 @@ async fn commands(
     Ok(moments)
 }
 
-/// What the sandbox gateway has in its book. With another gateway the book is empty.
+/// What the gateway has in its book: the sandbox, or what payment remembers of Stripe.
 async fn gateway(pool: &PgPool, id: OrderId) -> sqlx::Result<Vec<Moment>> {
     let mut moments = Vec::new();
     let charge = sqlx::query(
@@ -211,6 +211,7 @@ async fn gateway(pool: &PgPool, id: OrderId) -> sqlx::Result<Vec<Moment>> {
         let detail = format!("{answer}; {times} in the gateway's book");
         moments.push(Moment::new(row.try_get("created_at")?, Kind::Gateway, "charge", detail));
     }
+    moments.extend(at_stripe(pool, id).await?);
     let refund =
         sqlx::query("select refund_id, created_at from sandbox.refunds where idempotency_key = $1")
             .bind(format!("refund-{id}"))
@@ -222,6 +223,32 @@ async fn gateway(pool: &PgPool, id: OrderId) -> sqlx::Result<Vec<Moment>> {
         moments.push(Moment::new(row.try_get("created_at")?, Kind::Gateway, "refund", detail));
     }
     Ok(moments)
+}
+
+/// What payment remembers of the order's payment at Stripe.
+async fn at_stripe(pool: &PgPool, id: OrderId) -> sqlx::Result<Option<Moment>> {
+    let row = sqlx::query(
+        "select intent_id, outcome, decline_code, refund_id, calls, created_at
+         from payment.intents where key = $1",
+    )
+    .bind(format!("charge-{id}"))
+    .fetch_optional(pool)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let [intent, outcome, code, refund] = ["intent_id", "outcome", "decline_code", "refund_id"]
+        .map(|name| row.try_get::<Option<String>, _>(name));
+    let (intent, calls): (Option<String>, i32) = (intent?, row.try_get("calls")?);
+    let answer = match outcome?.as_deref() {
+        Some("succeeded") => "charged".to_owned(),
+        Some("declined") => format!("declined: {}", code?.unwrap_or_default()),
+        Some(_) => "called off before any charge".to_owned(),
+        None => "begun, and nothing is known of it yet".to_owned(),
+    };
+    let at = intent.map_or_else(String::new, |intent| format!(" as {intent}"));
+    let back = refund?.map_or_else(String::new, |refund| format!("; given back as {refund}"));
+    let times = if calls == 1 { "1 call".to_owned() } else { format!("{calls} calls") };
+    let detail = format!("{answer} at Stripe{at}; {times}{back}");
+    Ok(Some(Moment::new(row.try_get("created_at")?, Kind::Gateway, "charge", detail)))
 }
 
 /// What operators did to parked messages of the order.

@@ -22,11 +22,16 @@ fn of_charge(result: &Result<Charge, ChargeError>) -> &'static str {
         Err(ChargeError::Voided) => "voided",
         Err(ChargeError::Unknown(_)) => "unknown",
         Err(ChargeError::Unavailable(_)) => "unavailable",
+        Err(ChargeError::Refused(_)) => "refused",
     }
 }
 
 fn of_other<T>(result: &Result<T, GatewayError>) -> &'static str {
-    if result.is_ok() { "ok" } else { "unavailable" }
+    match result {
+        Ok(_) => "ok",
+        Err(GatewayError::Refused(_)) => "refused",
+        Err(_) => "unavailable",
+    }
 }
 
 impl<G: Gateway> Gateway for Measured<G> {
@@ -43,7 +48,7 @@ impl<G: Gateway> Gateway for Measured<G> {
         timed.outcome(match &result {
             Ok(Some(charge)) => of_charge(charge),
             Ok(None) => "none",
-            Err(_) => "unavailable",
+            Err(_) => of_other(&result),
         });
         result
     }

@@ -1,7 +1,11 @@
 //! Payment gateways.
 
+pub mod breaker;
+pub mod config;
+pub mod guard;
 pub mod measured;
 pub mod sandbox;
+pub mod stripe;
 
 use std::future::Future;
 
@@ -65,15 +69,21 @@ pub enum ChargeError {
     /// The gateway could not be used; there is no charge.
     #[error("the gateway is not available: {0}")]
     Unavailable(String),
+    /// The gateway does not take the request, and not because of the card; there is no charge.
+    #[error("the gateway refuses to be asked so: {0}")]
+    Refused(String),
 }
 
 /// Why a question, a void or a refund has no answer. All of them may be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// The sandbox's book cannot be used.
-    #[error("the sandbox gateway's book cannot be used")]
+    /// What is written down of the gateway's payments cannot be used.
+    #[error("the book of payments cannot be used")]
     Book(#[from] sqlx::Error),
-    /// The gateway refuses, or does not answer.
+    /// The gateway does not answer, or cannot do it now.
     #[error("the gateway did not do it: {0}")]
     Unavailable(String),
+    /// The gateway does not do it: somebody has to look at it.
+    #[error("the gateway refuses: {0}")]
+    Refused(String),
 }
