@@ -262,6 +262,33 @@ def a_cancelled_order_is_refunded_and_is_in_the_history(chromium):
 
 
 @scenario
+def an_order_that_comes_while_the_list_is_read_is_in_it(chromium):
+    shop = Shop(chromium)
+    shop.be("Hal")
+    before = len(orders("Hal"))
+    held = []
+
+    def hold(route):
+        # Read before the order, and not told until after it.
+        if held:
+            route.continue_()
+        else:
+            held.append((route, route.fetch()))
+
+    page = shop.page
+    page.route(re.compile("/orders[?]"), hold)
+    shop.open("/#/orders")
+    eventually("the list is read", lambda: page.wait_for_timeout(20) or held)
+    place("Hal", "tea")
+    eventually("the order is paid", lambda: orders("Hal")[0]["status"] == "paid")
+    page.wait_for_timeout(500)
+    held[0][0].fulfill(response=held[0][1])
+    expect(page.locator(".order")).to_have_count(before + 1)
+    expect(page.locator(".order .tag").first).to_have_text("Paid")
+    shop.close()
+
+
+@scenario
 def the_credit_limit_and_what_is_left_of_it_are_shown(chromium):
     shop = Shop(chromium)
     page = shop.be("Ida")

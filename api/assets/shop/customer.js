@@ -45,6 +45,7 @@ function listen() {
   live = true;
   if (!now) return;
   const path = `/v1/customers/${encodeURIComponent(now.customerId)}/stream`;
+  let begun = false;
   ending = follow(path, (message) => {
     if (message.customer) now = message.customer;
     if (message.reset) listeners.forEach((told) => told(null));
@@ -53,6 +54,9 @@ function listen() {
   }, (connection) => {
     live = connection;
     if (!connection) check();
+    // What was read before the stream began may have changed since; one that goes on leaves nothing out.
+    if (connection && !begun) listeners.forEach((told) => told(null));
+    begun ||= connection;
     redraw();
   });
 }

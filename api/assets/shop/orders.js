@@ -21,29 +21,38 @@ let items;
 let next;
 let failure;
 let ending;
+// The list is read anew by whatever changes it, and the newest reading counts: an answer that was
+// overtaken is older than what is known.
+let turn = 0;
+let reading = false;
 
 async function load(cursor) {
+  const mine = ++turn;
+  reading = false;
   if (!customer()) return;
-  const [asked, id] = [filter, customer().customerId];
+  const id = customer().customerId;
   const query = new URLSearchParams({ limit: "20" });
   if (filter) query.set("status", filter);
   if (cursor) query.set("cursor", cursor);
+  reading = true;
   try {
     const page = await get(`/v1/customers/${encodeURIComponent(id)}/orders?${query}`);
-    if (asked !== filter || id !== customer()?.customerId) return;
+    if (mine !== turn) return;
     items = cursor ? [...items, ...page.items] : page.items;
     [next, of, failure] = [page.nextCursor, id, undefined];
   } catch (error) {
+    if (mine !== turn) return;
     failure = error;
   }
+  reading = false;
   redraw();
 }
 
 /** An order has changed: in its place if it is shown, else the list is read again. */
 function changed(order) {
-  if (!items) return;
-  const at = order ? items.findIndex((it) => it.orderId === order.orderId) : -1;
-  if (at < 0 || filter) return load();
+  const at = order && items ? items.findIndex((it) => it.orderId === order.orderId) : -1;
+  // What is being read now may have been looked up before the change.
+  if (at < 0 || filter || reading) return load();
   if (order.version >= items[at].version) items = items.with(at, { ...items[at], ...order });
   redraw();
 }
