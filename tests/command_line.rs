@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::harness::{System, servers};
-use crate::process::{Ended, Process, run, settings};
+use crate::process::{Ended, Process, folder, run, settings};
 
 /// A password that may be shown nowhere.
 const SECRET: &str = "wr0ng-and-secret";
@@ -171,6 +171,10 @@ async fn migrate_twice_makes_one_schema() {
     for ended in [first, second, third] {
         assert_eq!((ended.code, ended.output.as_str()), (Some(0), ""), "{ended:?}");
     }
+    let empty = folder("no-credentials");
+    let refused = run(&["migrate", "--credentials", &empty.display().to_string()], &settings).await;
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.errors.contains("no password for any role"), "{refused:?}");
     let options = config.options().expect("options");
     let mut connection = PgConnection::connect_with(&options).await.expect("a connection");
     let done: i64 = sqlx::query_scalar("select count(*) from _sqlx_migrations where success")

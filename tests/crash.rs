@@ -224,7 +224,10 @@ async fn an_expiry_that_dies_ends_the_order_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_dies_before_its_answer_has_stored_the_order_once() {
-    let point = "api.stored";
+    tokio::join!(an_edge_dies("api.stored"), an_edge_dies("api.marked"));
+}
+
+async fn an_edge_dies(point: &str) {
     let (system, running) = shop(point).await;
     let mut edge = start(&system, point);
     let http = edge.http().await;

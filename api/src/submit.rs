@@ -312,6 +312,7 @@ impl App {
             let placed = asked.placed_by.clone().map(|customer| (customer, now()));
             self.marks.note(Mark { command: asked.view(), placed }).await;
         }
+        crash::point("api.marked");
     }
 }
 

@@ -98,8 +98,13 @@ impl Credentials {
     /// Lets the roles of a database log in, each with its own password. The server gets what it
     /// checks passwords by (RFC 5803), and never sees one.
     pub async fn let_in(&self, connection: &mut PgConnection) -> Result<()> {
-        for found in self.passwords() {
-            let (principal, password) = found?;
+        let found: Vec<_> = self.passwords().collect::<Result<_>>()?;
+        ensure!(
+            !found.is_empty(),
+            "{0} has no password for any role: make them with `millrace credentials {0}`",
+            self.folder.display()
+        );
+        for (principal, password) in found {
             let role: Option<String> = sqlx::query_scalar(
                 "select quote_ident(rolname) from pg_roles
                  where rolname = current_database() || '_' || $1",

@@ -3,8 +3,9 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 29] = [
+pub const POINTS: [(&str, &str); 32] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
+    ("api.marked", "the command is stored and shown as pending, the client has no answer yet"),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
     ("validation.appended", "the events are in the log, and in the outbox still"),
@@ -25,6 +26,8 @@ pub const POINTS: [(&str, &str); 29] = [
     ("expiry.appended", "the expiry is in the log, the time-out is not acked"),
     ("persistence.before-commit", "a batch is written, not committed"),
     ("persistence.committed", "a batch is committed, its events are not acked"),
+    ("projection.documents", "documents are in the views, neither in lists nor in reports"),
+    ("projection.listed", "they are in lists and reports, no stream can resume behind them"),
     ("projection.written", "the views are written, the events are not acked"),
     ("catch-up.written", "some of what a crash of Redis took is written again, nothing is noted"),
     ("parking.parked", "a message is parked, and not terminated yet"),

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use millrace_cli::verify::{self, VerifyConfig};
+use millrace_shared::access::Principal;
 use serde_json::Value;
 use tokio::time::sleep;
 
@@ -113,23 +115,16 @@ impl<'a> Check<'a> {
         self.problem(format!("it is not settled after {SETTLED:?}: {open}"));
     }
 
+    async fn jetstream(&self) -> anyhow::Result<jetstream::Context> {
+        let client = self.world.config.nats.of(Principal::Admin).connect_now("check").await?;
+        Ok(jetstream::new(client))
+    }
+
     /// What is not done yet.
     async fn open(&self) -> anyhow::Result<Option<String>> {
-        let client = self
-            .world
-            .config
-            .nats
-            .of(millrace_shared::access::Principal::Admin)
-            .connect_now("check")
-            .await?;
-        let jetstream = async_nats::jetstream::new(client);
+        let jetstream = self.jetstream().await?;
         let topology = self.world.config.nats.topology()?;
-        let pool = self
-            .world
-            .config
-            .postgres
-            .of(millrace_shared::access::Principal::Admin)
-            .pool("check")?;
+        let pool = self.world.config.postgres.of(Principal::Admin).pool("check")?;
         let count = "select (select count(*) from ledger.outbox),
                     (select count(*) from journal.orders where status = 'payment_unknown')";
         let counted: Result<(i64, i64), _> = sqlx::query_as(count).fetch_one(&pool).await;
@@ -238,15 +233,9 @@ impl<'a> Check<'a> {
     /// Nothing was wrong with any message: none may be parked because a server was away.
     async fn nothing_is_parked(&mut self) {
         let parked = async {
-            let client = self
-                .world
-                .config
-                .nats
-                .of(millrace_shared::access::Principal::Admin)
-                .connect_now("check")
-                .await?;
+            let jetstream = self.jetstream().await?;
             let name = self.world.config.nats.topology()?.parked_stream();
-            let stream = async_nats::jetstream::new(client).get_stream(name).await?;
+            let stream = jetstream.get_stream(name).await?;
             let state = &stream.cached_info().state;
             let mut parked = Vec::new();
             for sequence in state.first_sequence..=state.last_sequence {

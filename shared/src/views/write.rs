@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::batch::Batch;
 use super::scripts::Item;
 use super::{CommandView, ViewError, Views};
+use crate::crash;
 use crate::ids::CustomerId;
 use crate::message::{Event, EventError, Subject};
 
@@ -57,8 +58,10 @@ impl Views {
 
     async fn write(&self, batch: &Batch<'_>, generation: u64) -> Result<(), ViewError> {
         self.write_documents(batch, generation).await?;
+        crash::point("projection.documents");
         let shelved = self.shelve(generation, &batch.orders);
         tokio::try_join!(shelved, self.count(generation, &batch.orders, false))?;
+        crash::point("projection.listed");
         // Only now: what is told to have changed can be read.
         let noted = self.note_changes(&batch.orders, generation);
         tokio::try_join!(noted, self.unshelve(generation, &batch.orders)).map(|_| ())

@@ -1,13 +1,12 @@
 //! The book against a model of what stands around it: the ledger between two batches, payment,
 //! reservations and the relay.
 
-#[path = "book_tests/properties.rs"]
 mod properties;
-#[path = "book_tests/rules.rs"]
 mod rules;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use millrace_shared::command::Received;
 use millrace_shared::order::{AfterCharge, OrderLine, PaymentKind};
 use millrace_shared::product::Stock;
 use serde_json::{Value, json};
