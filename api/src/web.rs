@@ -2,7 +2,8 @@
 //!
 //! All files of `assets` are in the program. Their addresses have a version in them, made from what
 //! they hold, so that browsers keep them for good; the pages, which name the addresses, are asked for
-//! again each time.
+//! again each time. A page carries its style sheets itself, so that nothing has to be fetched before it
+//! can be painted.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -17,15 +18,20 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::error::Problem;
 
-/// Nothing but what this server sends itself: no script and no style in the page, no frame around it,
-/// and no text that becomes HTML but by the library's templates.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+/// Nothing but what this server sends itself: no script in the page, no style but its sheets, which are
+/// named by their hashes (CSP 3, 2.3.1), no frame around it, and no text that becomes HTML but by the
+/// library's templates.
+const POLICY: &str = "default-src 'none'; script-src 'self'; \
     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types lit-html";
+/// The style sheets of the pages.
+const SHEETS: [&str; 3] = ["lib/base.css", "shop/shop.css", "ops/ops.css"];
 /// What never changes under its address.
 const FOR_GOOD: &str = "public, max-age=31536000, immutable";
 const ASK_AGAIN: &str = "no-cache";
@@ -80,10 +86,35 @@ fn page(headers: &HeaderMap, file: &str, version: &str, offer: Offer) -> Respons
     let html = String::from_utf8_lossy(&data);
     let html = html.replace("/assets/VERSION/", &format!("/assets/{version}/"));
     let html = html.replace("data-offer=\"\"", &format!("data-offer=\"{}\"", offer.words()));
+    let Some((html, policy)) = with_styles(html) else {
+        return Problem::internal().into_response();
+    };
     let mut tag = DefaultHasher::new();
     html.hash(&mut tag);
     let tag = format!("\"{:016x}\"", tag.finish());
-    answer(headers, html.into_bytes().into(), "text/html; charset=utf-8", &tag, ASK_AGAIN)
+    let mut response =
+        answer(headers, html.into_bytes().into(), "text/html; charset=utf-8", &tag, ASK_AGAIN);
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+/// A page with its style sheets in the place of the elements that name them, and the policy that lets
+/// it have these.
+fn with_styles(mut html: String) -> Option<(String, String)> {
+    let mut policy = format!("{POLICY}; style-src");
+    for sheet in SHEETS {
+        let link = format!("<link rel=\"stylesheet\" href=\"{sheet}\">");
+        if html.contains(&link) {
+            let file = Assets::get(sheet)?;
+            let style = format!("<style>{}</style>", String::from_utf8_lossy(&file.data));
+            html = html.replace(&link, &style);
+            let hash = STANDARD.encode(file.metadata.sha256_hash());
+            policy = policy + " 'sha256-" + &hash + "'";
+        }
+    }
+    Some((html, policy))
 }
 
 fn asset(headers: &HeaderMap, path: &str, caching: &'static str) -> Response {
@@ -209,21 +240,36 @@ mod tests {
     }
 
     #[test]
-    fn a_page_names_all_its_modules_and_holds_neither_script_nor_style() {
+    fn a_page_names_all_its_modules_and_its_source_holds_neither_script_nor_style() {
         for page in ["shop", "ops"] {
             let html = text(&format!("{page}/index.html"));
             let main = format!("{page}/main.js");
             let ours = |file: &str| file.starts_with(page) || file.starts_with("lib/");
+            let first = "lib/start.js";
             for file in Assets::iter().filter(|file| file.ends_with(".js") && ours(file)) {
-                let how = if *file == main {
+                let how = if *file == main || file == first {
                     format!("<script type=\"module\" src=\"/assets/VERSION/{file}\"></script>")
                 } else {
                     format!("<link rel=\"modulepreload\" href=\"/assets/VERSION/{file}\">")
                 };
                 assert!(html.contains(&how), "{page} does not name {file}");
             }
-            assert_eq!(html.matches("<script").count(), 1);
+            assert_eq!(html.matches("<script").count(), 2);
             assert!(!html.contains("<style") && !html.contains(" style="));
+        }
+    }
+
+    #[test]
+    fn a_page_holds_its_style_sheets_and_its_policy_allows_no_other() {
+        for page in ["shop", "ops"] {
+            let (html, policy) = with_styles(text(&format!("{page}/index.html"))).unwrap();
+            assert!(!html.contains("stylesheet"), "{page} loads a style sheet");
+            for sheet in ["lib/base.css".to_owned(), format!("{page}/{page}.css")] {
+                assert!(html.contains(&format!("<style>{}</style>", text(&sheet))), "{sheet}");
+                let hash = STANDARD.encode(Assets::get(&sheet).unwrap().metadata.sha256_hash());
+                assert!(policy.contains(&format!(" 'sha256-{hash}'")), "{sheet}");
+            }
+            assert_eq!(policy.matches("sha256").count(), 2);
         }
     }
 
