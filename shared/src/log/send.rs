@@ -22,14 +22,18 @@ use crate::metrics::{Timed, label, metrics, number};
 const ATOMIC_FROM: usize = 15;
 /// Messages in one atomic batch; the server takes up to 1,000.
 const ATOMIC_MOST: usize = 500;
-/// Batches under way at a time; the server takes up to 50 for a stream.
-const IN_FLIGHT: usize = 4;
+/// Batches under way at a time; the server takes up to 50 for a stream, and sets up a store of its
+/// own for each, which costs more than the messages in it.
+const IN_FLIGHT: usize = 2;
+/// How long messages gather while there are many: whoever is alone never waits.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
 pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver<Job>) {
     let to = Arc::new(To { client, stream: label("stream", stream) });
     let turns = Arc::new(Semaphore::new(IN_FLIGHT));
     let mut waiting: VecDeque<Job> = VecDeque::new();
+    let mut last = 0;
     loop {
         if waiting.is_empty() {
             match jobs.recv().await {
@@ -38,12 +42,16 @@ pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver
             }
         }
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+        if (ATOMIC_FROM..ATOMIC_MOST).contains(&last) {
+            tokio::time::sleep(GATHER).await;
+        }
         while waiting.len() < ATOMIC_MOST
             && let Ok(job) = jobs.try_recv()
         {
             waiting.push_back(job);
         }
         let batch = in_time(take_batch(&mut waiting));
+        last = batch.iter().map(|job| job.entries.len()).sum();
         let to = Arc::clone(&to);
         tokio::spawn(async move {
             send(&to, batch).await;
