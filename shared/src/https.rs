@@ -76,7 +76,11 @@ impl Https {
         };
         let answer = answered.map_err(|error| {
             let not_sent = error.is_connect();
-            let error = format!("{:#}", anyhow::Error::new(error));
+            let mut error = format!("{:#}", anyhow::Error::new(error));
+            // In the words of rustls, whose error is wrapped too deep to be looked at.
+            if error.contains("invalid peer certificate") {
+                error.push_str("; if it is right, name who vouches for it in SSL_CERT_FILE");
+            }
             if not_sent { HttpError::NotSent(error) } else { HttpError::NoAnswer(error) }
         })?;
         let (head, body) = answer.into_parts();
