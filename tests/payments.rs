@@ -2,6 +2,7 @@
 //! whatever is lost, fails or dies in between. Stripe is localstripe here, whose own books are read.
 
 mod crashes;
+mod sealed;
 mod stand_in;
 mod webhooks;
 
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use self::stand_in::{Fault, KEY, LocalStripe, Unreliable};
 use crate::harness::{Running, System, card_order, eventually};
 use crate::parking::{header, parked};
-use crate::process::{run, settings};
+use crate::process::{Process, run, settings};
 
 /// A card that is good.
 const GOOD: &str = "pm_card_visa";
@@ -43,6 +44,21 @@ async fn shop(gateway: GatewayConfig) -> (System, Vec<Running>) {
     let running = Role::ALL.map(|role| system.run(role)).into();
     system.register("ann", None).await;
     system.define("box", 1_000, 100).await;
+    (system, running)
+}
+
+/// Payment as a process, with these further settings.
+fn payment(system: &System, further: &[(&'static str, &str)]) -> Process {
+    let mut settings = settings(&system.config);
+    settings.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    Process::start(&["worker", "payment"], &settings)
+}
+
+/// A shop whose payment is not running.
+async fn without_payment(stripe: &str) -> (System, Vec<Running>) {
+    let (system, mut running) = shop(through(stripe)).await;
+    let at = Role::ALL.iter().position(|role| *role == Role::Payment).expect("payment");
+    running.remove(at).stop().await;
     (system, running)
 }
 
