@@ -1,6 +1,7 @@
 //! Payments through Stripe: one charge for each order, one refund for each that was charged and ended,
 //! whatever is lost, fails or dies in between. Stripe is localstripe here, whose own books are read.
 
+mod change;
 mod crashes;
 mod sealed;
 mod stand_in;
