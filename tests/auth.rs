@@ -8,10 +8,10 @@ use millrace_api::auth::Role;
 use millrace_api::auth::config::{AuthConfig, TokenConfig};
 use millrace_api::auth::token::issue;
 use millrace_api::{ApiConfig, Server};
-use reqwest::header::AUTHORIZATION;
+use reqwest::header::{AUTHORIZATION, HOST};
 use serde_json::Value;
 
-use crate::harness::{Answer, System};
+use crate::harness::{Answer, System, card_order};
 use crate::past::Beside;
 
 mod limits;
@@ -130,6 +130,32 @@ async fn where_nobody_signs_in_only_this_machine_is_listened_to() {
         .with_trial();
     let refused = Server::bind(trial).await.expect_err("a contradiction");
     assert!(format!("{refused:#}").contains("--trial"), "{refused:#}");
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_signs_in_a_page_whose_name_leads_to_this_machine_gets_and_does_nothing() {
+    let system = System::without_workers().await;
+    let client = reqwest::Client::new();
+    let order = async |http: &str, host: &str| {
+        let request = client.post(format!("{http}/v1/orders")).header(HOST, host);
+        system.send(request.json(&card_order("ann", "box", 1, "tok_ok"))).await
+    };
+    let before = commands(&system).await;
+    let refused = order(&system.http, "rebound.example:8080").await;
+    assert_eq!(refused.status, 421, "{refused:?}");
+    assert_eq!(refused.text("/type"), "/problems/misdirected-request");
+    assert!(refused.text("/detail").contains("http://localhost"), "{refused:?}");
+    for path in ["/v1/products", "/livez", "/metrics", "/openapi.json", "/docs/", "/"] {
+        let request = client.get(format!("{}{path}", system.http)).header(HOST, "rebound.example");
+        assert_eq!(system.send(request).await.status, 421, "{path}");
+    }
+    assert_eq!(commands(&system).await, before);
+    assert_eq!(order(&system.http, "localhost:8080").await.status, 202);
+    // With sign-in the api has whatever name its shop gives it.
+    let edge = Guarded::open(&system).await;
+    assert_eq!(order(edge.http(), "shop.example").await.status, 401);
+    edge.close().await;
     system.stop().await;
 }
 

@@ -278,7 +278,7 @@ async fn a_stalled_client_is_cut_off_and_its_place_is_free_again() {
     socket.set_recv_buffer_size(4 * 1024).expect("a small buffer");
     let mut slow = socket.connect(address).await.expect("a connection");
     let path = "/v1/customers/ann/stream";
-    slow.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes())
+    slow.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
         .await
         .expect("a request");
     let mut begin = [0; 12];

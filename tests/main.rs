@@ -36,6 +36,7 @@ mod rejections;
 mod replay;
 mod replicas;
 mod reports;
+mod sealed;
 mod search;
 mod steps;
 mod trim;

@@ -1,7 +1,9 @@
 //! Payments through Stripe: one charge for each order, one refund for each that was charged and ended,
 //! whatever is lost, fails or dies in between. Stripe is localstripe here, whose own books are read.
 
+mod change;
 mod crashes;
+mod sealed;
 mod stand_in;
 mod webhooks;
 
@@ -14,6 +16,8 @@ use serde_json::{Value, json};
 
 use self::stand_in::{Fault, KEY, LocalStripe, Unreliable};
 use crate::harness::{Running, System, card_order, eventually};
+use crate::parking::{header, parked};
+use crate::process::{Process, run, settings};
 
 /// A card that is good.
 const GOOD: &str = "pm_card_visa";
@@ -41,6 +45,21 @@ async fn shop(gateway: GatewayConfig) -> (System, Vec<Running>) {
     let running = Role::ALL.map(|role| system.run(role)).into();
     system.register("ann", None).await;
     system.define("box", 1_000, 100).await;
+    (system, running)
+}
+
+/// Payment as a process, with these further settings.
+fn payment(system: &System, further: &[(&'static str, &str)]) -> Process {
+    let mut settings = settings(&system.config);
+    settings.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
+    Process::start(&["worker", "payment"], &settings)
+}
+
+/// A shop whose payment is not running.
+async fn without_payment(stripe: &str) -> (System, Vec<Running>) {
+    let (system, mut running) = shop(through(stripe)).await;
+    let at = Role::ALL.iter().position(|role| *role == Role::Payment).expect("payment");
+    running.remove(at).stop().await;
     (system, running)
 }
 
@@ -263,6 +282,31 @@ async fn a_gateway_that_fails_all_the_time_is_left_alone_and_nothing_is_lost() {
     }
     let orders: Vec<(&str, bool)> = orders.iter().map(|id| (id.as_str(), false)).collect();
     stripe.has_charged(&orders).await;
+    verified(&system).await;
+    close(system, running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stripe_does_not_understand_is_parked_and_charged_once_when_it_is_replayed() {
+    let Some(stripe) = LocalStripe::start().await else { return };
+    let line = Unreliable::to(stripe.url()).await;
+    let (system, running) = shop(through(line.url())).await;
+    line.fail("POST /v1/payment_intents", usize::MAX, Fault::Answer(400));
+    let refused = place(&system, GOOD).await;
+    let kept = eventually("it is parked", async || parked(&system).await.pop()).await;
+    assert_eq!(header(&kept, "Millrace-Worker"), "payment");
+    assert!(header(&kept, "Millrace-Reason").contains("Stripe answers 400"), "{kept:?}");
+    assert_eq!(line.seen("POST").len(), 8, "{:?}", line.seen("POST"));
+    assert_eq!(system.order(&refused).await["status"], "validated");
+    line.mend();
+    // It is in nobody's way.
+    let paid = place(&system, GOOD).await;
+    system.order_in(&paid, "paid").await;
+    stripe.has_charged(&[(&paid, false)]).await;
+    let replayed = run(&["parked", "replay", "--all"], &settings(&system.config)).await;
+    assert_eq!(replayed.code, Some(0), "{replayed:?}");
+    system.order_in(&refused, "paid").await;
+    stripe.has_charged(&[(&paid, false), (&refused, false)]).await;
     verified(&system).await;
     close(system, running).await;
 }

@@ -8,6 +8,7 @@
 //! | `/problems/unsupported-media-type` | 415 | the body is not JSON |
 //! | `/problems/unauthorized` | 401 | a token is needed, or it is not taken; `WWW-Authenticate` says why |
 //! | `/problems/forbidden` | 403 | the caller's role may not do this |
+//! | `/problems/misdirected-request` | 421 | nobody has to sign in, and the api was not called by a name of this machine |
 //! | `/problems/too-many-requests` | 429 | the caller sends too many; without any effect |
 //! | `/problems/not-found` | 404 | there is no such thing |
 //! | `/problems/method-not-allowed` | 405 | the header `Allow` names what is |

@@ -1,20 +1,24 @@
-//! What all answers have in common: how long they may be kept, compression, and whose pages may
-//! call (CORS).
+//! What all requests and answers have in common: the name that the api may be called by, how long
+//! answers may be kept, compression, and whose pages may call (CORS).
 
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    ETAG, HeaderName, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER,
+    ETAG, HOST, HeaderName, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER,
     STRICT_TRANSPORT_SECURITY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, Method, Uri};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
+use millrace_shared::https::is_this_machine;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate as _, SizeAbove};
 use tower_http::cors::CorsLayer;
+
+use crate::error::Problem;
 
 /// Bytes from which on compression is worth its time.
 const WORTH: u64 = 1024;
@@ -39,6 +43,31 @@ impl FromStr for Origin {
         }
         text.parse().map(Self).map_err(|_| WRONG)
     }
+}
+
+/// Refuses requests by another name than this machine's own where nobody has to sign in. A stranger's
+/// page could have its name looked up once more, and be told `127.0.0.1` (DNS rebinding): for the
+/// browser this would be the page's own server, and for us somebody of this machine.
+pub async fn own_name(State(signed_in): State<bool>, request: Request) -> Result<Request, Problem> {
+    if signed_in || is_own_name(request.uri(), request.headers()) {
+        return Ok(request);
+    }
+    Err(Problem::new(
+        StatusCode::MISDIRECTED_REQUEST,
+        "/problems/misdirected-request",
+        "Not a name of this machine",
+        "nobody has to sign in here, so only http://localhost, http://127.0.0.1 and http://[::1] are \
+         answered: call one of these, or say who may sign in (see docs/security.md)",
+    ))
+}
+
+/// Whether all that a request calls this server is this machine. A browser always calls it something;
+/// who does not is no page.
+fn is_own_name(uri: &Uri, headers: &HeaderMap) -> bool {
+    let local = |name: &Authority| is_this_machine(name.host());
+    let mut hosts = headers.get_all(HOST).iter();
+    uri.authority().is_none_or(local)
+        && hosts.all(|host| Authority::try_from(host.as_bytes()).is_ok_and(|name| local(&name)))
 }
 
 /// Views change at any time: what has a version may be kept if it is asked for again each time,
@@ -113,6 +142,38 @@ pub fn cors(origins: Vec<Origin>) -> CorsLayer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_its_own() {
+        let with = |uri: &'static str, hosts: &[&'static str]| {
+            let hosts = hosts.iter().map(|host| (HOST, HeaderValue::from_static(host)));
+            is_own_name(&Uri::from_static(uri), &hosts.collect())
+        };
+        for host in
+            ["localhost", "LocalHost:80", "127.0.0.1", "127.0.0.1:8080", "127.8.9.1", "[::1]:80"]
+        {
+            assert!(with("/", &[host]), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1@evil.example",
+            "0.0.0.0:8080",
+            "192.168.1.2",
+            "[::]",
+            "localhost, evil.example",
+        ] {
+            assert!(!with("/", &[host]), "{host}");
+        }
+        // HTTP/1.0 asks for none; of several each counts, and so does the address itself.
+        assert!(with("/", &[]));
+        assert!(!with("/", &["localhost", "evil.example"]));
+        assert!(!with("http://evil.example/", &["localhost"]));
+        assert!(with("http://localhost/", &["localhost"]));
+    }
 
     #[test]
     fn an_origin_is_a_scheme_a_host_and_perhaps_a_port() {

@@ -445,6 +445,7 @@ fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
         .with_state(Arc::clone(app))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn(error::uniform))
+        .layer(middleware::map_request_with_state(app.gate.is_closed(), headers::own_name))
         .layer(middleware::map_response(headers::caching))
         .layer(middleware::map_response_with_state(app.gate.is_behind_proxy(), headers::secure))
         .layer(headers::compression())

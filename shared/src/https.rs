@@ -1,6 +1,7 @@
 //! Requests to servers of others: over HTTPS (rustls with ring), by the certificates that this machine
 //! trusts, or over plain HTTP where the address says so: within one's own network.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,12 @@ use hyper_util::rt::TokioExecutor;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a connection is kept that nobody needs.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// Whether a host, as it stands in an address, is this machine for whoever looks it up.
+pub fn is_this_machine(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
 
 /// What is sent.
 pub type Body = Full<Bytes>;
@@ -69,7 +76,11 @@ impl Https {
         };
         let answer = answered.map_err(|error| {
             let not_sent = error.is_connect();
-            let error = format!("{:#}", anyhow::Error::new(error));
+            let mut error = format!("{:#}", anyhow::Error::new(error));
+            // In the words of rustls, whose error is wrapped too deep to be looked at.
+            if error.contains("invalid peer certificate") {
+                error.push_str("; if it is right, name who vouches for it in SSL_CERT_FILE");
+            }
             if not_sent { HttpError::NotSent(error) } else { HttpError::NoAnswer(error) }
         })?;
         let (head, body) = answer.into_parts();

@@ -1,99 +1,26 @@
 //! TLS to all three servers, with certificates of our own making.
 
 use std::fs;
-use std::io::Write as _;
-use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fred::interfaces::ClientLike as _;
-use fred::rustls::ServerConfig;
-use fred::rustls::pki_types::pem::PemObject as _;
-use fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use millrace_cli::servers::{ServerOptions, Servers, Which};
 use millrace_shared::access::Principal;
 use millrace_shared::topology::StreamOptions;
 use millrace_workers::WorkerConfig;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::Signal;
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::harness::{card_order, eventually, servers_dir, usd};
 use crate::process::{Process, folder, settings};
+use crate::sealed::{authority, certificate, seal};
 
 const NAME: &str = "sealed";
-
-/// A certificate and its key, in files.
-struct Certificate {
-    chain: PathBuf,
-    key: PathBuf,
-}
-
-/// Who vouches for servers.
-fn authority(folder: &Path, name: &str) -> (CertifiedIssuer<'static, KeyPair>, PathBuf) {
-    let mut params = CertificateParams::new(Vec::new()).expect("no names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("a key");
-    let issuer = CertifiedIssuer::self_signed(params, key).expect("a certificate");
-    let file = folder.join(name);
-    fs::write(&file, issuer.pem()).expect("a file");
-    (issuer, file)
-}
-
-/// A server's certificate.
-fn certificate(issuer: &CertifiedIssuer<'static, KeyPair>, folder: &Path) -> Certificate {
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
-    let key = KeyPair::generate().expect("a key");
-    let certificate = params.signed_by(&key, issuer).expect("a certificate");
-    let of = Certificate { chain: folder.join("server.pem"), key: folder.join("server.key") };
-    for (file, text) in [(&of.chain, certificate.pem()), (&of.key, key.serialize_pem())] {
-        let mut options = fs::OpenOptions::new();
-        let new = options.write(true).create_new(true).mode(0o600).open(file);
-        new.and_then(|mut new| new.write_all(text.as_bytes())).expect("a file");
-    }
-    of
-}
-
-/// TLS in front of a server at `address` whose pinned build has none of its own. Nobody is let in
-/// without. `PostgreSQL`'s protocol asks for it first.
-async fn seal(of: &Certificate, address: String, which: Which) -> SocketAddr {
-    let chain = CertificateDer::pem_file_iter(&of.chain).expect("a file");
-    let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
-    let key = PrivateKeyDer::from_pem_file(&of.key).expect("a key");
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
-    let acceptor = TlsAcceptor::from(Arc::new(config.expect("a configuration")));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let sealed = listener.local_addr().expect("an address");
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let (acceptor, address) = (acceptor.clone(), address.clone());
-            tokio::spawn(async move {
-                if which == Which::Postgres {
-                    let mut request = [0; 8];
-                    client.read_exact(&mut request).await?;
-                    // SSLRequest, in "Message Formats" of the protocol.
-                    if request != *b"\0\0\0\x08\x04\xd2\x16\x2f" {
-                        return Ok(());
-                    }
-                    client.write_all(b"S").await?;
-                }
-                let mut client = acceptor.accept(client).await?;
-                let mut server = TcpStream::connect(address).await?;
-                copy_bidirectional(&mut client, &mut server).await.map(|_| ())
-            });
-        }
-    });
-    sealed
-}
 
 /// The three servers, which speak TLS only, and who vouches for them.
 async fn sealed(folder: &Path) -> (Servers, Child, WorkerConfig) {
@@ -113,7 +40,9 @@ async fn sealed(folder: &Path) -> (Servers, Child, WorkerConfig) {
     let addresses = servers.addresses().clone();
     let sealing = async |url: &str, which| {
         let (_, address) = url.split_once("://").expect("an address");
-        (address.to_owned(), seal(&of, address.to_owned(), which).await.to_string())
+        // Their pinned builds speak none of their own.
+        let sealed = seal(&of, address, which == Which::Postgres).await;
+        (address.to_owned(), sealed.to_string())
     };
     let (open, sealed) = sealing(&addresses.postgres_url, Which::Postgres).await;
     config.postgres.postgres_url = config.postgres.postgres_url.replace(&open, &sealed);

@@ -9,13 +9,15 @@ use chrono::Utc;
 use millrace_api::auth::keys::make;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::harness::eventually;
-use crate::process::run;
+use crate::process::{Process, folder, run, settings};
+use crate::sealed::{authority, certificate, seal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_not_taken_is_answered_with_the_reason() {
@@ -206,6 +208,53 @@ async fn published_keys_are_followed_when_they_change_and_kept_while_they_are_aw
     );
     issuer.serving.abort();
     edge.close().await;
+    system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_read_over_tls_from_who_is_vouched_for_alone_and_followed_when_they_change() {
+    let system = System::without_workers().await;
+    let issuer = Issuer::start().await;
+    let [first, second] = ["first", "second"].map(Signer::new);
+    issuer.publish(&[&first]);
+    let folder = folder("jwks");
+    let (vouching, trusted) = authority(&folder, "ca.pem");
+    let (_, stranger) = authority(&folder, "stranger.pem");
+    let address = issuer.url.strip_prefix("http://").and_then(|it| it.strip_suffix("/keys"));
+    let of = certificate(&vouching, &folder);
+    let sealed = seal(&of, address.expect("an address"), false).await;
+    // A process of its own: which certificates are trusted is a matter of its environment.
+    let edge = |trusted: PathBuf| {
+        let mut settings = settings(&system.config);
+        settings.push(("MILLRACE_JWKS", format!("https://{sealed}/keys")));
+        settings.push(("SSL_CERT_FILE", trusted.display().to_string()));
+        Process::start(&["api", "--http", "127.0.0.1:0", "--operator-routes"], &settings)
+    };
+    let client = reqwest::Client::new();
+    let status = async |url: &str, signer: &Signer| {
+        let request = client.get(format!("{url}/v1/ops/pipeline")).bearer_auth(signer.token());
+        system.send(request).await.status
+    };
+
+    let mut deceived = edge(stranger);
+    let url = deceived.http().await;
+    assert_eq!(status(&url, &first).await, 503);
+    deceived.says("the keys of tokens cannot be read").await;
+    let said = deceived.end(Signal::TERM).await.errors;
+    for part in ["invalid peer certificate", "SSL_CERT_FILE", &sealed.to_string()] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(issuer.asked(), 0);
+
+    let mut edge = edge(trusted);
+    let url = edge.http().await;
+    eventually("the keys are read", async || (status(&url, &first).await == 200).then_some(()))
+        .await;
+    issuer.publish(&[&second]);
+    assert_eq!(status(&url, &second).await, 200, "for a new key they are read again");
+    assert_eq!(status(&url, &first).await, 401, "what was taken away is not taken");
+    assert_eq!(edge.end(Signal::TERM).await.code, Some(0));
+    issuer.serving.abort();
     system.stop().await;
 }
 

@@ -33,7 +33,7 @@ async fn follow(
     told: mpsc::Sender<(usize, u64, Instant)>,
 ) {
     let mut stream = TcpStream::connect(&address).await.expect("a connection");
-    let request = format!("GET /v1/orders/{id}/stream HTTP/1.1\r\nhost: millrace\r\n\r\n");
+    let request = format!("GET /v1/orders/{id}/stream HTTP/1.1\r\nhost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("a request");
     let mut lines = BufReader::with_capacity(1024, stream).lines();
     let status = lines.next_line().await;

@@ -8,24 +8,8 @@ use millrace_workers::Role;
 use rustix::process::Signal;
 
 use super::stand_in::{KEY, LocalStripe};
-use super::{BAD, GOOD, cancel, close, place, shop, through, verified};
+use super::{BAD, GOOD, cancel, close, payment, place, verified, without_payment};
 use crate::harness::System;
-use crate::process::{Process, settings};
-
-/// Payment as a process, with these further settings.
-fn payment(system: &System, further: &[(&'static str, &str)]) -> Process {
-    let mut settings = settings(&system.config);
-    settings.extend(further.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    Process::start(&["worker", "payment"], &settings)
-}
-
-/// A shop whose payment is not running.
-async fn without_payment(stripe: &LocalStripe) -> (System, Vec<crate::harness::Running>) {
-    let (system, mut running) = shop(through(stripe.url())).await;
-    let at = Role::ALL.iter().position(|role| *role == Role::Payment).expect("payment");
-    running.remove(at).stop().await;
-    (system, running)
-}
 
 /// Waits until an order has a status: what a dead worker had in hand comes again after 15 s, each time.
 async fn reaches(system: &System, id: &str, status: &str) {
@@ -39,7 +23,7 @@ async fn reaches(system: &System, id: &str, status: &str) {
 /// Payment dies at `point`; then another goes on.
 async fn dies_at(point: &str) {
     let Some(stripe) = LocalStripe::start().await else { return };
-    let (system, mut running) = without_payment(&stripe).await;
+    let (system, mut running) = without_payment(stripe.url()).await;
     let (paid, declined, called_off) =
         (place(&system, GOOD).await, place(&system, BAD).await, place(&system, GOOD).await);
     let trade = async {
@@ -76,7 +60,7 @@ async fn payment_that_dies_anywhere_charges_and_refunds_once_at_stripe() {
 /// Payment dies at `point` while it calls off a charge that has been begun, and has not been made.
 async fn dies_while_it_calls_off(point: &str) {
     let Some(stripe) = LocalStripe::start().await else { return };
-    let (system, mut running) = without_payment(&stripe).await;
+    let (system, mut running) = without_payment(stripe.url()).await;
     let order = place(&system, GOOD).await;
     let begun = payment(&system, &[("MILLRACE_CRASH_POINT", "stripe.remembered")]).ended().await;
     assert!(begun.errors.contains("stripe.remembered"), "{begun:?}");
@@ -102,7 +86,7 @@ async fn payment_that_dies_while_it_calls_a_charge_off_takes_no_money() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_log_shows_the_key_at_stripe() {
     let Some(stripe) = LocalStripe::start().await else { return };
-    let (system, running) = without_payment(&stripe).await;
+    let (system, running) = without_payment(stripe.url()).await;
     let mut process = payment(&system, &[("MILLRACE_LOG", "trace")]);
     process.says("consuming").await;
     let order = place(&system, GOOD).await;

@@ -2,6 +2,7 @@
 //! what is right with it rests on no such key. And a line to it that does to requests what networks and
 //! Stripe itself sometimes do.
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -112,17 +113,25 @@ impl LocalStripe {
 }
 
 /// The folder with localstripe; nothing where it cannot be had.
-fn folder() -> Option<std::path::PathBuf> {
+fn folder() -> Option<PathBuf> {
     if !there(&[&["python3"], &["python3", "-m", "pip"]]) {
         return None;
     }
-    let folder = installed("stripe", &["stripe.py", "stripe.txt"], |folder| {
+    let pip = |folder: &Path, list: &str, path: &Path| {
         let mut pip = std::process::Command::new("python3");
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-        // It comes as source alone.
-        pip.args(["--only-binary", ":all:", "--no-binary", "localstripe", "--target"]).arg(folder);
-        pip.args(["-r", "stripe.txt"]);
+        pip.args(["--require-hashes", "--only-binary", ":all:", "--no-binary", "localstripe"]);
+        pip.args(["--no-build-isolation", "--target"]).arg(folder).args(["-r", list]);
+        pip.env("PYTHONPATH", path);
         pip
+    };
+    // localstripe comes as source alone: what builds it is pinned as well.
+    let builder = installed("setuptools", &["setuptools.txt"], |folder| {
+        pip(folder, "setuptools.txt", folder)
+    });
+    let folder = builder.and_then(|builder| {
+        let files = ["stripe.py", "stripe.txt"];
+        installed("stripe", &files, |folder| pip(folder, "stripe.txt", &builder))
     });
     folder.map_err(|error| not_tested(&error)).ok()
 }

@@ -38,11 +38,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::catch_up::CatchUp;
-use crate::gateway::Gateway;
 use crate::gateway::config::{GatewayConfig, Kind};
 use crate::gateway::guard::Guarded;
 use crate::gateway::measured::Measured;
 use crate::gateway::sandbox::Sandbox;
+use crate::gateway::{Gateway, change};
 use crate::ledger::PostgresLedger;
 use crate::rebuild::Rebuild;
 use crate::trim::{Keep, Trim};
@@ -153,7 +153,13 @@ pub async fn run(
             let settings = &config.gateway;
             let place = Place { client, topology, shutdown };
             match settings.gateway {
-                Kind::Sandbox => pay(Sandbox::new(pool.clone()), settings, events, place).await?,
+                Kind::Sandbox => {
+                    tokio::select! {
+                        settled = change::from_stripe(&pool) => settled?,
+                        () = place.shutdown.cancelled() => {}
+                    }
+                    pay(Sandbox::new(pool.clone()), settings, events, place).await?;
+                }
                 Kind::Stripe => {
                     let stripe = settings.stripe(pool.clone())?;
                     pay(stripe, settings, events, place).await?;

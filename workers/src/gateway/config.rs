@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::{Args, ValueEnum};
 use millrace_shared::config::Secret;
-use millrace_shared::https::{Https, Uri};
+use millrace_shared::https::{Https, Uri, is_this_machine};
 use sqlx::PgPool;
 
 use super::breaker::Breaker;
@@ -122,11 +122,6 @@ impl GatewayConfig {
         let api = Api::new(https, url, &key, self.request(), breaker)?;
         Ok(Stripe::new(api, pool, self.request() * 3))
     }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]

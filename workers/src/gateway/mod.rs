@@ -1,6 +1,7 @@
 //! Payment gateways.
 
 pub mod breaker;
+pub mod change;
 pub mod config;
 pub mod guard;
 pub mod measured;

@@ -156,7 +156,13 @@ impl Gateway for Sandbox {
         .bind(amount.amount)
         .bind(amount.currency.code())
         .fetch_one(&self.pool)
-        .await?;
+        .await
+        .map_err(|error| match error.as_database_error() {
+            Some(wrong) if wrong.is_foreign_key_violation() => {
+                GatewayError::Refused(format!("{charge_id} is no charge of the sandbox's"))
+            }
+            _ => error.into(),
+        })?;
         Ok(Refund { refund_id })
     }
 }
