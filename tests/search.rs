@@ -246,7 +246,7 @@ async fn a_product_is_found_live_in_spite_of_typing_errors_and_as_one_types() {
     });
     system.publish("product.define", &body).await;
     total_is(&system, "q=creme+brulee", 1).await;
-    assert!(start.elapsed() < Duration::from_secs(3), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
     for query in [
         "brulee",
         "Br%C3%BBl%C3%A9e",

@@ -231,9 +231,14 @@ impl Views {
     }
 
     async fn documents(&self, keys: &[String]) -> Result<Vec<Option<Document>>, ViewError> {
-        // Not MGET: the keys lie in different slots of a cluster.
-        let texts: Vec<Option<String>> =
-            try_join_all(keys.iter().map(|key| self.redis.get(key))).await?;
+        let texts: Vec<Option<String>> = if keys.is_empty() {
+            Vec::new()
+        } else if self.redis.is_clustered() {
+            // The keys lie in different slots.
+            try_join_all(keys.iter().map(|key| self.redis.get(key))).await?
+        } else {
+            self.redis.mget(keys.to_vec()).await?
+        };
         keys.iter()
             .zip(texts)
             .map(|(key, text)| text.map(|text| split(key, &text)).transpose())

