@@ -20,6 +20,10 @@ fn main() {
         (asked.status.success() && !commit.is_empty()).then_some(commit)
     });
     let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    let version = commit.map_or_else(|| version.clone(), |commit| format!("{version} ({commit})"));
-    println!("cargo::rustc-env=MILLRACE_VERSION={version}");
+    if let Some(commit) = commit {
+        println!("cargo::rustc-env=MILLRACE_COMMIT={commit}");
+        println!("cargo::rustc-env=MILLRACE_VERSION={version} ({commit})");
+    } else {
+        println!("cargo::rustc-env=MILLRACE_VERSION={version}");
+    }
 }

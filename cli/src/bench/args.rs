@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -207,14 +206,4 @@ impl BenchArgs {
             "debugBuild": cfg!(debug_assertions),
         })
     }
-}
-
-/// The commit of the folder that the program was built in, if it is still there.
-pub fn commit() -> Option<String> {
-    let program = std::env::current_exe().ok()?;
-    let mut git = Command::new("git");
-    git.arg("-C").arg(program.parent()?).args(["describe", "--always", "--dirty", "--abbrev=12"]);
-    let output = git.output().ok().filter(|output| output.status.success())?;
-    let commit = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-    (!commit.is_empty()).then_some(commit)
 }

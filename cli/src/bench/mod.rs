@@ -110,7 +110,7 @@ async fn measure(args: &BenchArgs, system: &System) -> Result<Report> {
     )?;
     let report = Report {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        commit: args::commit(),
+        commit: option_env!("MILLRACE_COMMIT").map(str::to_owned),
         begun_at: begun_at.to_rfc3339(),
         machine: Machine::read(),
         parameters: args.parameters(),
