@@ -4,6 +4,7 @@
 //! A message is acked last, after everything that follows from it is stored. Acks are not durable
 //! and redelivery is normal, so a worker must give the same result the second time.
 
+mod batch;
 mod replays;
 mod settle;
 mod verdict;
@@ -12,42 +13,37 @@ mod watched;
 pub use verdict::Verdict;
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::{AckKind, Message, stream};
+use async_nats::jetstream::stream;
 use async_nats::{Client, HeaderMap, jetstream};
 use chrono::{DateTime, Utc};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::batch::process;
 use self::replays::Replays;
 use self::settle::Settler;
-use self::watched::{begin, tell_backlog};
+use self::watched::tell_backlog;
 use crate::backlog::Oldest;
 use crate::health;
-use crate::log::{Log, timestamp};
-use crate::message::{Event, TRACEPARENT};
+use crate::log::Log;
+use crate::message::Event;
 use crate::parking::Parking;
 use crate::parking::held::Held;
 use crate::quarantine::Quarantine;
 use crate::service::{Announced, Counters};
 use crate::topology::Topology;
-use crate::trace::{self, Trace};
+use crate::trace::Trace;
 
 /// How long the server waits for an ack before it delivers again.
 const ACK_WAIT: Duration = Duration::from_secs(15);
-/// How often unfinished work is reported, so that the server goes on waiting.
-const PROGRESS: Duration = Duration::from_secs(5);
-/// The most time that one batch may take. A database that no longer knows of the connection and cannot
-/// say so is noticed by nothing else.
-const LIMIT: Duration = Duration::from_secs(45);
 /// How often it is looked whether a message stands in the way that cannot be received.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long running batches may go on after the shutdown was asked for.
@@ -57,8 +53,6 @@ const GRACE: Duration = Duration::from_secs(15);
 const BUSY: usize = 32;
 /// How long they gather.
 const GATHER: Duration = Duration::from_millis(5);
-/// From this delivery on a message is handled alone, so that it spoils no others' batch.
-const ALONE_FROM: u64 = 3;
 
 /// What a worker is: its place in the topology, and what it does with a batch.
 pub trait Worker: Send + Sync + 'static {
@@ -317,122 +311,4 @@ async fn pause(duration: Duration, shutdown: &CancellationToken) {
 
 fn jitter(duration: Duration) -> Duration {
     duration.mul_f64(rand::random_range(0.75..1.25))
-}
-
-/// Handles what was pulled; tells whether a server was away.
-async fn process<W: Worker>(worker: &W, settler: &Settler, messages: Vec<Message>) -> bool {
-    let mut batch = Vec::with_capacity(messages.len());
-    let mut alone = Vec::new();
-    let mut away = false;
-    for message in messages {
-        let Ok(info) = message.info() else { continue };
-        let (sequence, attempt) = (info.stream_sequence, info.delivered.unsigned_abs());
-        if attempt > 1 {
-            settler.counters.redelivered();
-        }
-        let traceparent = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
-        let traceparent = traceparent.map(async_nats::HeaderValue::as_str);
-        let trace = begin(W::NAME, &message.subject, traceparent, sequence, attempt);
-        let raw = Raw {
-            trace: &trace,
-            subject: &message.subject,
-            payload: &message.payload,
-            headers: message.headers.as_ref(),
-            sequence,
-            at: timestamp(info.published.unix_timestamp_nanos()),
-        };
-        match worker.decode(&raw) {
-            Ok(decoded) => {
-                if let Err(verdict) = settler.turn(&message.subject, sequence).await {
-                    away |= matches!(verdict, Verdict::Unavailable(_));
-                    settler.settle(&message, attempt, &trace, verdict).await;
-                    continue;
-                }
-                let delivery = Delivery { message: decoded, sequence, attempt, trace };
-                if attempt < ALONE_FROM {
-                    batch.push((message, delivery));
-                } else {
-                    alone.push((message, delivery));
-                }
-            }
-            Err(reason) => settler.settle(&message, attempt, &trace, Verdict::Park(reason)).await,
-        }
-    }
-    if !batch.is_empty() {
-        away |= process_batch(worker, settler, batch).await;
-    }
-    for single in alone {
-        away |= process_batch(worker, settler, vec![single]).await;
-    }
-    away
-}
-
-async fn process_batch<W: Worker>(
-    worker: &W,
-    settler: &Settler,
-    batch: Vec<(Message, Delivery<W::Message>)>,
-) -> bool {
-    let (messages, deliveries): (Vec<Message>, Vec<Delivery<W::Message>>) =
-        batch.into_iter().unzip();
-    let mut away = false;
-    let mut again = Vec::new();
-    let under_way = settler.counters.batch(messages.len());
-    for (at, verdict) in judge(worker, &messages, &deliveries).await.into_iter().enumerate() {
-        // Perhaps only because of another message in the batch.
-        if messages.len() > 1 && matches!(verdict, Verdict::Failed(_) | Verdict::Park(_)) {
-            again.push(at);
-        } else {
-            away |= matches!(verdict, Verdict::Unavailable(_));
-            let Delivery { attempt, trace, .. } = &deliveries[at];
-            settler.settle(&messages[at], *attempt, trace, verdict).await;
-        }
-    }
-    drop(under_way);
-    for at in again {
-        // Perhaps it now comes after one that was parked just before.
-        let verdicts = match settler.turn(&messages[at].subject, deliveries[at].sequence).await {
-            Ok(()) => judge(worker, &messages[at..=at], &deliveries[at..=at]).await,
-            Err(verdict) => vec![verdict],
-        };
-        for verdict in verdicts {
-            away |= matches!(verdict, Verdict::Unavailable(_));
-            let Delivery { attempt, trace, .. } = &deliveries[at];
-            settler.settle(&messages[at], *attempt, trace, verdict).await;
-        }
-    }
-    away
-}
-
-/// The worker's verdict on each message, whatever it does; meanwhile the server is told that they
-/// are being worked on.
-async fn judge<W: Worker>(
-    worker: &W,
-    messages: &[Message],
-    deliveries: &[Delivery<W::Message>],
-) -> Vec<Verdict> {
-    // A panic is a defect, but it must not take the loop or other messages with it.
-    let looked_at = deliveries.iter().map(|it| &it.trace).filter(|trace| trace.is_recorded());
-    let work = trace::batch(looked_at.collect(), worker.handle(deliveries));
-    let guarded = AssertUnwindSafe(work).catch_unwind();
-    let work = tokio::time::timeout(LIMIT, guarded);
-    tokio::pin!(work);
-    let mut progress = tokio::time::interval(PROGRESS);
-    progress.tick().await;
-    let ended = loop {
-        tokio::select! {
-            ended = &mut work => break ended,
-            _ = progress.tick() => {
-                for message in messages {
-                    message.ack_with(AckKind::Progress).await.ok();
-                }
-            }
-        }
-    };
-    let (mut verdicts, missing) = match ended {
-        Ok(Ok(verdicts)) => (verdicts, "the worker gave no verdict".to_owned()),
-        Ok(Err(_)) => (Vec::new(), "the worker panicked".to_owned()),
-        Err(_) => (Vec::new(), format!("it took longer than {} s", LIMIT.as_secs())),
-    };
-    verdicts.resize_with(messages.len(), || Verdict::Failed(missing.clone()));
-    verdicts
 }

@@ -5,7 +5,10 @@
 /// All crash points: the name, and what has happened when it is reached.
 pub const POINTS: [(&str, &str); 32] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
-    ("api.marked", "the command is stored and shown as pending, the client has no answer yet"),
+    (
+        "api.marked",
+        "the command is stored and, where Redis answers, shown as pending, the client has no answer yet",
+    ),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
     ("validation.appended", "the events are in the log, and in the outbox still"),

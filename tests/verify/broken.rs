@@ -11,6 +11,9 @@ use super::{RUNNING, STILL, Traffic, check, fails, is_clean, sql, still};
 use crate::harness::{Running, System, card_order};
 use crate::rebuild::redis;
 
+/// An order that nobody has placed.
+const STRANGER: &str = "018f2d5e-7b3a-7c3e-9c1d-000000000007";
+
 /// What breaks one thing, and what mends it.
 type Change = (String, String);
 
@@ -169,6 +172,22 @@ async fn whatever_is_changed_in_the_ledger_is_found_by_its_own_check() {
                 "quantity = 2",
             ),
             &["reservations", "stock"],
+            &shipped,
+        ),
+        (
+            (
+                format!("insert into ledger.reservations values ('{STRANGER}', 'mug', 1)"),
+                format!("delete from ledger.reservations where order_id = '{STRANGER}'"),
+            ),
+            &["stock"],
+            "product mug",
+        ),
+        (
+            (
+                format!("insert into ledger.reservations values ('{shipped}', 'nothing', 1)"),
+                "delete from ledger.reservations where product_id = 'nothing'".to_owned(),
+            ),
+            &["reservations"],
             &shipped,
         ),
         (removed("ledger.decisions", &accepted), &["commands"], "it has no decision"),

@@ -56,9 +56,9 @@ const STOCK: &str = "
 select p.*, coalesce(held.reserved, 0)::bigint as held, coalesce(held.sold, 0)::bigint as shipped
 from ledger.products p
 left join (
-    select product_id, sum(quantity) filter (where stock = 'held') as reserved,
+    select product_id, sum(quantity) filter (where stock = 'held' or stock is null) as reserved,
            sum(quantity) filter (where stock = 'sold') as sold
-    from ledger.reservations join ledger.orders using (order_id)
+    from ledger.reservations left join ledger.orders using (order_id)
     where $1::text[] is null or product_id = any($1) group by product_id
 ) as held using (product_id)
 where $1::text[] is null or p.product_id = any($1)";

@@ -17,9 +17,10 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::judge;
 use super::settle::Settler;
 use super::watched::begin;
-use super::{ACK_WAIT, Delivery, Raw, Verdict, Worker, jitter, judge, pause};
+use super::{ACK_WAIT, Delivery, Raw, Verdict, Worker, jitter, pause};
 use crate::crash;
 use crate::log::Log;
 use crate::message::TRACEPARENT;

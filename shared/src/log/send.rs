@@ -35,6 +35,10 @@ pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver
     let mut waiting: VecDeque<Job> = VecDeque::new();
     let mut last = 0;
     loop {
+        // Before anything is waited for: what comes after a rest has not rested itself.
+        if (ATOMIC_FROM..ATOMIC_MOST).contains(&last) {
+            tokio::time::sleep(GATHER).await;
+        }
         if waiting.is_empty() {
             match jobs.recv().await {
                 Some(job) => waiting.push_back(job),
@@ -42,9 +46,6 @@ pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver
             }
         }
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
-        if (ATOMIC_FROM..ATOMIC_MOST).contains(&last) {
-            tokio::time::sleep(GATHER).await;
-        }
         while waiting.len() < ATOMIC_MOST
             && let Ok(job) = jobs.try_recv()
         {
