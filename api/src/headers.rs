@@ -12,13 +12,14 @@ use axum::http::header::{
 };
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
-use axum::response::Response;
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use millrace_shared::https::is_this_machine;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate as _, SizeAbove};
 use tower_http::cors::CorsLayer;
 
-use crate::error::Problem;
+use crate::error::{Problem, uniform};
 
 /// Bytes from which on compression is worth its time.
 const WORTH: u64 = 1024;
@@ -45,20 +46,38 @@ impl FromStr for Origin {
     }
 }
 
-/// Refuses requests by another name than this machine's own where nobody has to sign in. A stranger's
+/// Where the api stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// Whether callers have to sign in.
+    pub signed_in: bool,
+    /// Whether a proxy speaks TLS for it.
+    pub behind_proxy: bool,
+}
+
+/// What all requests and answers have in common, but for CORS and compression.
+pub async fn usual(State(place): State<Place>, request: Request, next: Next) -> Response {
+    let mut response = if place.signed_in || is_own_name(request.uri(), request.headers()) {
+        uniform(request, next).await
+    } else {
+        not_own_name().into_response()
+    };
+    caching(response.headers_mut());
+    secure(response.headers_mut(), place.behind_proxy);
+    response
+}
+
+/// The refusal of requests by another name than this machine's own where nobody has to sign in. A stranger's
 /// page could have its name looked up once more, and be told `127.0.0.1` (DNS rebinding): for the
 /// browser this would be the page's own server, and for us somebody of this machine.
-pub async fn own_name(State(signed_in): State<bool>, request: Request) -> Result<Request, Problem> {
-    if signed_in || is_own_name(request.uri(), request.headers()) {
-        return Ok(request);
-    }
-    Err(Problem::new(
+fn not_own_name() -> Problem {
+    Problem::new(
         StatusCode::MISDIRECTED_REQUEST,
         "/problems/misdirected-request",
         "Not a name of this machine",
         "nobody has to sign in here, so only http://localhost, http://127.0.0.1 and http://[::1] are \
          answered: call one of these, or say who may sign in (see docs/security.md)",
-    ))
+    )
 }
 
 /// Whether all that a request calls this server is this machine. A browser always calls it something;
@@ -72,18 +91,15 @@ fn is_own_name(uri: &Uri, headers: &HeaderMap) -> bool {
 
 /// Views change at any time: what has a version may be kept if it is asked for again each time,
 /// anything else is not kept. Who knows better has said so already.
-pub async fn caching(mut response: Response) -> Response {
-    let rule = if response.headers().contains_key(ETAG) { "private, no-cache" } else { "no-store" };
-    let rule = HeaderValue::from_static(rule);
-    response.headers_mut().entry(CACHE_CONTROL).or_insert(rule);
-    response
+fn caching(headers: &mut HeaderMap) {
+    let rule = if headers.contains_key(ETAG) { "private, no-cache" } else { "no-store" };
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static(rule));
 }
 
 /// What keeps browsers from taking an answer for something else: its type is as it says, no page may
 /// frame it, and no address is told to others. That only TLS is spoken here is said where a proxy
 /// speaks it: this program itself does not.
-pub async fn secure(State(tls): State<bool>, mut response: Response) -> Response {
-    let headers = response.headers_mut();
+fn secure(headers: &mut HeaderMap, tls: bool) {
     let mut usual = |name: HeaderName, value: &'static str| {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     };
@@ -94,7 +110,6 @@ pub async fn secure(State(tls): State<bool>, mut response: Response) -> Response
     if tls {
         usual(STRICT_TRANSPORT_SECURITY, "max-age=31536000");
     }
-    response
 }
 
 /// Brotli or gzip, as the client likes; not for streams of events, nor for what is small.
@@ -104,8 +119,7 @@ pub fn compression() -> CompressionLayer<impl tower_http::compression::Predicate
 
 /// A compressed answer is not byte for byte what the tag was made for (RFC 9110, 8.8.1): its tag is
 /// a weak one.
-pub async fn weakened(mut response: Response) -> Response {
-    let headers = response.headers_mut();
+pub fn weaken(headers: &mut HeaderMap) {
     if headers.contains_key(CONTENT_ENCODING)
         && let Some(tag) = headers.get(ETAG).and_then(|tag| tag.to_str().ok())
         && !tag.starts_with("W/")
@@ -113,7 +127,6 @@ pub async fn weakened(mut response: Response) -> Response {
     {
         headers.insert(ETAG, weak);
     }
-    response
 }
 
 /// Which pages of other origins may call, and what they may send and see.

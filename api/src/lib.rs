@@ -425,6 +425,19 @@ pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Resu
 fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
     let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
     let identified = middleware::from_fn_with_state(Arc::clone(app), auth::identify);
+    let place = headers::Place {
+        signed_in: app.gate.is_closed(),
+        behind_proxy: app.gate.is_behind_proxy(),
+    };
+    // The first is the outermost. They are one layer: each that is added by itself is one more box
+    // around each route, which is copied with all that is in it for each request.
+    let around = (
+        middleware::from_fn(outermost),
+        headers::cors(cors_origins),
+        headers::compression(),
+        middleware::from_fn_with_state(place, headers::usual),
+        CatchPanicLayer::custom(error::panicked),
+    );
     let mut routes = routes::commands_and_views().merge(routes::metrics());
     if app.desk.is_some() {
         routes = routes.merge(routes::operators());
@@ -437,21 +450,19 @@ fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
         routes = routes.merge(routes::trial());
     }
     Router::from(routes)
-        .layer(identified)
-        .layer(bounded)
+        .layer((bounded, identified))
         .merge(routes::health().into_router())
         .merge(contract::served(app.desk.is_some(), app.webhooks.is_some()))
         .merge(web::served(offer))
         .with_state(Arc::clone(app))
-        .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(middleware::from_fn(error::uniform))
-        .layer(middleware::map_request_with_state(app.gate.is_closed(), headers::own_name))
-        .layer(middleware::map_response(headers::caching))
-        .layer(middleware::map_response_with_state(app.gate.is_behind_proxy(), headers::secure))
-        .layer(headers::compression())
-        .layer(middleware::map_response(headers::weakened))
-        .layer(headers::cors(cors_origins))
-        .layer(middleware::from_fn(observe::request))
+        .layer(around)
+}
+
+/// Sees each request as it comes, and each answer as it goes.
+async fn outermost(request: Request, next: Next) -> Response {
+    let mut response = observe::request(request, next).await;
+    headers::weaken(response.headers_mut());
+    response
 }
 
 /// Refuses what is too much, before anything was read or done.

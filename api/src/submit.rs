@@ -186,28 +186,23 @@ impl App {
             return None;
         }
         let look = async {
-            if let Some(reused) = self.reused(asked).await? {
-                return Ok(Some(reused));
-            }
-            match self.views.command(asked.command_id).await? {
-                Some(_) => self.look(asked).await.map(Some),
-                None => Ok(None),
+            let (outcome, document) = self.seen(asked).await?;
+            match Self::reused(asked, document.as_ref())? {
+                None if outcome.is_some() => Self::told(asked, outcome, document).map(Some),
+                reused => Ok(reused),
             }
         };
         timeout(GLANCE, look).await.ok().and_then(|seen: Result<_, ViewError>| seen.ok()).flatten()
     }
 
     /// Whether the order of this customer and key was placed by a command with another body.
-    async fn reused(&self, asked: &Asked) -> Result<Option<Seen>, ViewError> {
-        if asked.placed_by.is_none() {
-            return Ok(None);
-        }
-        let document = self.views.document(asked.subject, &asked.id).await?;
+    fn reused(asked: &Asked, document: Option<&Document>) -> Result<Option<Seen>, ViewError> {
         // While it is pending, the ledger has not decided which body is the key's.
-        let Some(document) = document.filter(|document| document.version > 0) else {
+        let Some(document) = document.filter(|it| asked.placed_by.is_some() && it.version > 0)
+        else {
             return Ok(None);
         };
-        let standing = standing(&document)?;
+        let standing = standing(document)?;
         let other = standing.command_id.is_some_and(|id| id != asked.command_id);
         let detail = "the idempotency key was used with another body";
         Ok(other.then(|| Seen::Refused(Reason::IdempotencyKeyReused, detail.to_owned())))
@@ -215,10 +210,24 @@ impl App {
 
     /// What is to be seen of a command now.
     async fn look(&self, asked: &Asked) -> Result<Seen, ViewError> {
+        let (outcome, document) = self.seen(asked).await?;
+        Self::told(asked, outcome, document)
+    }
+
+    async fn seen(
+        &self,
+        asked: &Asked,
+    ) -> Result<(Option<CommandView>, Option<Document>), ViewError> {
+        self.views.outcome(asked.command_id, (asked.subject, &asked.id)).await
+    }
+
+    fn told(
+        asked: &Asked,
+        outcome: Option<CommandView>,
+        document: Option<Document>,
+    ) -> Result<Seen, ViewError> {
         let pending = || Seen::Underway("pending".to_owned());
-        let Some(outcome) = self.views.command(asked.command_id).await? else {
-            return Ok(pending());
-        };
+        let Some(outcome) = outcome else { return Ok(pending()) };
         match (outcome.status, outcome.reason) {
             (CommandStatus::Pending, _) => return Ok(pending()),
             (CommandStatus::Rejected, Some(reason)) => {
@@ -226,7 +235,6 @@ impl App {
             }
             (CommandStatus::Accepted | CommandStatus::Rejected, _) => {}
         }
-        let document = self.views.document(asked.subject, &asked.id).await?;
         let Some(document) = document.filter(|d| d.version >= outcome.version.unwrap_or(1)) else {
             return Ok(pending());
         };
@@ -281,6 +289,7 @@ impl App {
             payload: payload.into(),
             headers: about,
             expect: None,
+            ahead: false,
         };
         match self.commands.try_append(vec![entry], STORE_PATIENCE).await {
             Ok(_) => {

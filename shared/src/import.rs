@@ -245,6 +245,7 @@ pub fn entry(
         payload: serde_json::to_vec(row)?.into(),
         headers,
         expect: None,
+        ahead: false,
     })
 }
 

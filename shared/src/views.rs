@@ -44,7 +44,6 @@ use std::sync::Arc;
 use fred::clients::Client;
 use fred::error::Error as RedisError;
 use fred::interfaces::{ClientLike as _, KeysInterface as _};
-use futures_util::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -202,18 +201,12 @@ impl Views {
 
     /// What became of a command.
     pub async fn command(&self, id: CommandId) -> Result<Option<CommandView>, ViewError> {
-        self.read(|generation| self.command_of(generation, id)).await
-    }
-
-    async fn command_of(
-        &self,
-        generation: u64,
-        id: CommandId,
-    ) -> Result<Option<CommandView>, ViewError> {
-        let key = self.key(generation, Subject::Command, &id.to_string());
-        let text: Option<String> = self.redis.get(&key).await?;
-        text.map(|text| serde_json::from_str(&text).map_err(|_| ViewError::Damaged(key)))
-            .transpose()
+        self.read(|generation| async move {
+            let keys = [self.key(generation, Subject::Command, &id.to_string())];
+            let (texts, now) = self.texts(&keys).await?;
+            Ok((outcome(&keys[0], texts.into_iter().next().flatten())?, now))
+        })
+        .await
     }
 
     /// The document of an order, customer or product.
@@ -222,28 +215,60 @@ impl Views {
         subject: Subject,
         id: &str,
     ) -> Result<Option<Document>, ViewError> {
-        self.read(|generation| self.document_at(self.key(generation, subject, id))).await
+        self.read(|generation| async move {
+            let (documents, now) = self.documents(&[self.key(generation, subject, id)]).await?;
+            Ok((documents.into_iter().next().flatten(), now))
+        })
+        .await
+    }
+
+    /// What became of a command, and the document that it is about, both at one moment.
+    pub async fn outcome(
+        &self,
+        command: CommandId,
+        (subject, id): (Subject, &str),
+    ) -> Result<(Option<CommandView>, Option<Document>), ViewError> {
+        self.read(|generation| async move {
+            let command = self.key(generation, Subject::Command, &command.to_string());
+            let keys = [command, self.key(generation, subject, id)];
+            let (texts, now) = self.texts(&keys).await?;
+            let mut texts = texts.into_iter();
+            let command = outcome(&keys[0], texts.next().flatten())?;
+            Ok(((command, document(&keys[1], texts.next().flatten())?), now))
+        })
+        .await
+    }
+
+    async fn command_of(
+        &self,
+        generation: u64,
+        id: CommandId,
+    ) -> Result<Option<CommandView>, ViewError> {
+        let key = self.key(generation, Subject::Command, &id.to_string());
+        outcome(&key, self.redis.get(&key).await?)
     }
 
     async fn document_at(&self, key: String) -> Result<Option<Document>, ViewError> {
-        let text: Option<String> = self.redis.get(&key).await?;
-        text.map(|text| split(&key, &text)).transpose()
+        document(&key, self.redis.get(&key).await?)
     }
 
-    async fn documents(&self, keys: &[String]) -> Result<Vec<Option<Document>>, ViewError> {
-        let texts: Vec<Option<String>> = if keys.is_empty() {
-            Vec::new()
-        } else if self.redis.is_clustered() {
-            // The keys lie in different slots.
-            try_join_all(keys.iter().map(|key| self.redis.get(key))).await?
-        } else {
-            self.redis.mget(keys.to_vec()).await?
-        };
-        keys.iter()
-            .zip(texts)
-            .map(|(key, text)| text.map(|text| split(key, &text)).transpose())
-            .collect()
+    async fn documents(
+        &self,
+        keys: &[String],
+    ) -> Result<(Vec<Option<Document>>, Generations), ViewError> {
+        let (texts, now) = self.texts(keys).await?;
+        let documents = keys.iter().zip(texts).map(|(key, text)| document(key, text));
+        Ok((documents.collect::<Result<_, _>>()?, now))
     }
+}
+
+fn outcome(key: &str, text: Option<String>) -> Result<Option<CommandView>, ViewError> {
+    let read = |text: String| serde_json::from_str(&text);
+    text.map(read).transpose().map_err(|_| ViewError::Damaged(key.to_owned()))
+}
+
+fn document(key: &str, text: Option<String>) -> Result<Option<Document>, ViewError> {
+    text.map(|text| split(key, &text)).transpose()
 }
 
 impl Event {

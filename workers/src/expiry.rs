@@ -1,5 +1,5 @@
 //! Expiry: ends orders that were not paid in time. The clock of an order starts with its acceptance,
-//! in one atomic append, and is stopped by the event that ends its wait. A time-out may race that
+//! or just before it, and is stopped by the event that ends its wait. A time-out may race that
 //! event, so what it means is decided on the order as it then is.
 
 use std::time::Duration;

@@ -15,7 +15,7 @@ use super::stored::Stored;
 use super::system::System;
 
 /// How often the memory is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A saturated run.
 #[derive(Debug, Clone, Serialize)]

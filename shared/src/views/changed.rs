@@ -12,7 +12,7 @@ use fred::types::sorted_sets::{ZRange, ZRangeBound, ZRangeKind, ZSort};
 
 use super::batch::Seen;
 use super::scripts::Item;
-use super::{Document, ViewError, Views};
+use super::{Document, Generations, ViewError, Views};
 use crate::ids::CustomerId;
 use crate::message::Subject;
 
@@ -102,7 +102,7 @@ impl Views {
         has: impl Fn(&str, u64) -> bool,
     ) -> Result<CustomerChanges, ViewError> {
         let read = |generation| self.changes_in(generation, customer, changes, &has);
-        Box::pin(self.read_slowly(read)).await
+        Box::pin(self.read(read)).await
     }
 
     async fn changes_in(
@@ -111,7 +111,7 @@ impl Views {
         customer: &CustomerId,
         changes: Changes,
         has: impl Fn(&str, u64) -> bool,
-    ) -> Result<CustomerChanges, ViewError> {
+    ) -> Result<(CustomerChanges, Generations), ViewError> {
         let key = self.changed_key(generation, customer.as_str());
         let document = self.document_at(self.key(generation, Subject::Customer, customer.as_str()));
         let (newest_first, least, most) = match changes {
@@ -160,12 +160,13 @@ impl Views {
             .iter()
             .map(|at| self.key(generation, Subject::Order, &orders[*at].order_id))
             .collect();
-        for (at, document) in wanted.into_iter().zip(self.documents(&keys).await?) {
+        let (documents, now) = self.documents(&keys).await?;
+        for (at, document) in wanted.into_iter().zip(documents) {
             let version = orders[at].version;
             let exact = document.filter(|document| document.version == version);
             orders[at].document = exact.map(|document| document.json);
         }
-        Ok(CustomerChanges { generation, customer, orders, complete_after })
+        Ok((CustomerChanges { generation, customer, orders, complete_after }, now))
     }
 }
 

@@ -15,7 +15,10 @@ use std::future::Future;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use fred::interfaces::{KeysInterface as _, LuaInterface as _, PubsubInterface as _};
+use fred::interfaces::{
+    ClientLike as _, KeysInterface as _, LuaInterface as _, PubsubInterface as _,
+};
+use futures_util::future::try_join_all;
 
 use super::changes::ANEW;
 use super::{ViewError, Views};
@@ -102,9 +105,13 @@ impl Views {
 
     /// How the views stand now.
     pub async fn generations(&self) -> Result<Generations, ViewError> {
-        let text: Option<String> = self.redis.get(self.marker()).await?;
-        let generations = match text {
-            Some(text) => Generations::parse(&text).ok_or(ViewError::Damaged(self.marker()))?,
+        let marker: Option<String> = self.redis.get(self.marker()).await?;
+        self.noted(marker.as_deref())
+    }
+
+    fn noted(&self, marker: Option<&str>) -> Result<Generations, ViewError> {
+        let generations = match marker {
+            Some(text) => Generations::parse(text).ok_or(ViewError::Damaged(self.marker()))?,
             None => Generations::default(),
         };
         self.seen.set(generations);
@@ -130,11 +137,11 @@ impl Views {
         Ok(replaced)
     }
 
-    /// Reads what belongs to one generation, in one round trip. The marker is read behind it: if it
-    /// names the same generation still, nothing of it was removed before.
+    /// Reads what belongs to one generation. `read` ends with the marker: if that names the same
+    /// generation still, nothing of it was removed before.
     pub(super) async fn read<T, F>(&self, read: impl Fn(u64) -> F) -> Result<T, ViewError>
     where
-        F: Future<Output = Result<T, ViewError>>,
+        F: Future<Output = Result<(T, Generations), ViewError>>,
     {
         let mut generations = self.seen.get().0;
         loop {
@@ -145,7 +152,7 @@ impl Views {
                 }
                 continue;
             };
-            let (found, now) = tokio::try_join!(biased; read(current), self.generations())?;
+            let (found, now) = read(current).await?;
             if now.current == Some(current) {
                 return Ok(found);
             }
@@ -153,20 +160,29 @@ impl Views {
         }
     }
 
-    /// As [`Views::read`], for what takes several round trips: the marker is read after them.
-    pub(super) async fn read_slowly<T, F>(&self, read: impl Fn(u64) -> F) -> Result<T, ViewError>
-    where
-        F: Future<Output = Result<T, ViewError>>,
-    {
-        loop {
-            let Some(current) = self.recent().await?.current else {
-                return Err(ViewError::Absent);
-            };
-            let found = read(current).await?;
-            if self.generations().await?.current == Some(current) {
-                return Ok(found);
-            }
+    /// What one round trip reads, and the marker behind it.
+    pub(super) async fn and_marker<T>(
+        &self,
+        read: impl Future<Output = Result<T, ViewError>>,
+    ) -> Result<(T, Generations), ViewError> {
+        tokio::try_join!(biased; read, self.generations())
+    }
+
+    /// The texts of keys, and the marker.
+    pub(super) async fn texts(
+        &self,
+        keys: &[String],
+    ) -> Result<(Vec<Option<String>>, Generations), ViewError> {
+        if self.redis.is_clustered() {
+            // The keys lie in different slots.
+            let texts =
+                async { Ok(try_join_all(keys.iter().map(|key| self.redis.get(key))).await?) };
+            return self.and_marker(texts).await;
         }
+        let keys: Vec<String> = keys.iter().cloned().chain([self.marker()]).collect();
+        let mut texts: Vec<Option<String>> = self.redis.mget(keys).await?;
+        let marker = texts.pop().flatten();
+        Ok((texts, self.noted(marker.as_deref())?))
     }
 }
 

@@ -3,7 +3,7 @@
 use fred::interfaces::SortedSetsInterface as _;
 use fred::types::sorted_sets::{ZRange, ZRangeBound, ZRangeKind, ZSort};
 
-use super::{ViewError, Views};
+use super::{Generations, ViewError, Views};
 use crate::message::Subject;
 
 /// A page of a list.
@@ -18,7 +18,7 @@ pub struct Page {
 impl Views {
     /// The products, in the order of their ids.
     pub async fn products(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ViewError> {
-        self.read_slowly(|generation| self.products_of(generation, cursor, limit)).await
+        self.read(|generation| self.products_of(generation, cursor, limit)).await
     }
 
     async fn products_of(
@@ -26,7 +26,7 @@ impl Views {
         generation: u64,
         cursor: Option<&str>,
         limit: usize,
-    ) -> Result<Page, ViewError> {
+    ) -> Result<(Page, Generations), ViewError> {
         let lowest = match cursor {
             Some(id) => ZRange { kind: ZRangeKind::Exclusive, range: ZRangeBound::Lex(id.into()) },
             None => ZRange { kind: ZRangeKind::Inclusive, range: ZRangeBound::NegInfinityLex },
@@ -49,7 +49,8 @@ impl Views {
         ids.truncate(limit);
         let keys: Vec<String> =
             ids.iter().map(|id| self.key(generation, Subject::Product, id)).collect();
-        let items = self.documents(&keys).await?.into_iter().flatten().map(|d| d.json).collect();
-        Ok(Page { items, next_cursor: ids.pop().filter(|_| more) })
+        let (documents, now) = self.documents(&keys).await?;
+        let items = documents.into_iter().flatten().map(|document| document.json).collect();
+        Ok((Page { items, next_cursor: ids.pop().filter(|_| more) }, now))
     }
 }

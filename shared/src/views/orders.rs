@@ -19,7 +19,7 @@ use serde::Deserialize;
 pub use place::Place;
 pub(super) use shelve::{FIND, NEWER, SHELVE};
 
-use super::{ViewError, Views};
+use super::{Generations, ViewError, Views};
 use crate::ids::CustomerId;
 use crate::message::Subject;
 use crate::order::OrderStatus;
@@ -113,11 +113,11 @@ impl Views {
         limit: usize,
     ) -> Result<OrderPage, ViewError> {
         let list = &OrderList::Of(customer.clone());
-        self.read_slowly(|generation| async move {
+        self.read(|generation| async move {
             let browse = || self.browse(generation, list, filter, after, limit + 1);
             let (count, entries) = self.with_scripts(browse).await?;
-            let page = self.order_page(generation, filter, entries, limit).await?;
-            Ok(OrderPage { count: Some(count), ..page })
+            let (page, now) = self.order_page(generation, filter, entries, limit).await?;
+            Ok((OrderPage { count: Some(count), ..page }, now))
         })
         .await
     }
@@ -129,7 +129,7 @@ impl Views {
         after: Option<&Place>,
         limit: usize,
     ) -> Result<OrderPage, ViewError> {
-        self.read_slowly(|generation| async move {
+        self.read(|generation| async move {
             let browse = || self.browse_days(generation, filter, after, limit + 1);
             let entries = self.with_scripts(browse).await?;
             self.order_page(generation, filter, entries, limit).await
@@ -145,9 +145,11 @@ impl Views {
         limit: usize,
     ) -> Result<Vec<OrderEntry>, ViewError> {
         let filter = &OrderFilter::default();
-        self.read_slowly(|generation| async move {
+        self.read(|generation| async move {
             let browse = || self.browse(generation, list, filter, after, limit);
-            Ok(self.with_scripts(browse).await?.1)
+            let browsed = Box::pin(self.and_marker(self.with_scripts(browse)));
+            let ((_, entries), now) = browsed.await?;
+            Ok((entries, now))
         })
         .await
     }
@@ -158,7 +160,8 @@ impl Views {
         before: Option<NaiveDate>,
         limit: usize,
     ) -> Result<Vec<NaiveDate>, ViewError> {
-        self.read_slowly(|generation| self.days(generation, None, (before, false), limit)).await
+        let days = |generation| self.days(generation, None, (before, false), limit);
+        self.read(|generation| Box::pin(self.and_marker(days(generation)))).await
     }
 
     /// How many orders of a list fit the filter, and the first `limit` of them after a place.
@@ -250,7 +253,7 @@ impl Views {
         filter: &OrderFilter,
         mut entries: Vec<OrderEntry>,
         limit: usize,
-    ) -> Result<OrderPage, ViewError> {
+    ) -> Result<(OrderPage, Generations), ViewError> {
         let more = entries.len() > limit;
         entries.truncate(limit);
         let next = entries.last().map(|entry| entry.place.clone()).filter(|_| more);
@@ -263,8 +266,9 @@ impl Views {
                 || serde_json::from_str::<Standing>(json)
                     .is_ok_and(|order| filter.statuses.contains(&order.status))
         };
-        let found = self.documents(&keys).await?.into_iter().flatten();
-        let items = found.map(|document| document.json).filter(wanted).collect();
-        Ok(OrderPage { items, next, count: None })
+        let (found, now) = self.documents(&keys).await?;
+        let items =
+            found.into_iter().flatten().map(|document| document.json).filter(wanted).collect();
+        Ok((OrderPage { items, next, count: None }, now))
     }
 }

@@ -44,7 +44,8 @@ impl Views {
             .starts()
             .map(|at| ((Sheet::Sales(range.by, range.by.page(at)), range.by.place(at)), at))
             .collect();
-        let found = self.read_slowly(|generation| self.sheets(generation, &sheets)).await?;
+        let found =
+            self.read(|generation| self.and_marker(self.sheets(generation, &sheets))).await?;
         let mut sales: BTreeMap<(DateTime<Utc>, Currency), Sales> = BTreeMap::new();
         for (sheet, fields) in found {
             for (field, sum) in fields {
@@ -65,7 +66,7 @@ impl Views {
     /// What was paid for between the hours of a range.
     pub async fn sold(&self, range: Range) -> Result<Vec<Sold>, ViewError> {
         let sheets: Vec<Sheet> = range.hours_and_days().into_iter().map(Sheet::Lines).collect();
-        let fields = self.read_slowly(|generation| self.sum(generation, &sheets)).await?;
+        let fields = self.read(|generation| self.and_marker(self.sum(generation, &sheets))).await?;
         fields
             .into_iter()
             .map(|(field, units)| {
@@ -77,7 +78,7 @@ impl Views {
     /// How many orders were paid between the hours of a range, by the milliseconds that it took.
     pub async fn times_to_paid(&self, range: Range) -> Result<BTreeMap<u64, i64>, ViewError> {
         let sheets: Vec<Sheet> = range.hours_and_days().into_iter().map(Sheet::Times).collect();
-        let fields = self.read_slowly(|generation| self.sum(generation, &sheets)).await?;
+        let fields = self.read(|generation| self.and_marker(self.sum(generation, &sheets))).await?;
         fields
             .into_iter()
             .map(|(field, count)| {
@@ -90,7 +91,7 @@ impl Views {
     /// How many orders are in each status now; rejected ones by their reason, as
     /// `rejected/REASON`.
     pub async fn orders_by_status(&self) -> Result<HashMap<String, i64>, ViewError> {
-        self.read_slowly(|generation| self.sum(generation, &[Sheet::Status])).await
+        self.read(|generation| self.and_marker(self.sum(generation, &[Sheet::Status]))).await
     }
 
     /// The sums of all sheets together.
