@@ -1,8 +1,7 @@
 -- What an order costs besides its rows.
 
 -- The rows that these looked up are locked, and written, by the very transaction that adds a
--- reservation; neither orders nor products are ever removed. `millrace verify` finds a reservation of an
--- order that is not there (stock), and one of a product that its order does not have (reservations).
+-- reservation; neither orders nor products are ever removed. `millrace verify` compares both sides.
 alter table ledger.reservations drop constraint reservations_order_id_fkey;
 alter table ledger.reservations drop constraint reservations_product_id_fkey;
 

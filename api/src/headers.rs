@@ -67,9 +67,9 @@ pub async fn usual(State(place): State<Place>, request: Request, next: Next) -> 
     response
 }
 
-/// The refusal of requests by another name than this machine's own where nobody has to sign in. A stranger's
-/// page could have its name looked up once more, and be told `127.0.0.1` (DNS rebinding): for the
-/// browser this would be the page's own server, and for us somebody of this machine.
+/// The refusal of requests by another name than this machine's own where nobody has to sign in. A
+/// stranger's page could have its name looked up once more, and be told `127.0.0.1` (DNS rebinding):
+/// for the browser this would be the page's own server, and for us somebody of this machine.
 fn not_own_name() -> Problem {
     Problem::new(
         StatusCode::MISDIRECTED_REQUEST,

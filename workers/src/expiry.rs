@@ -37,7 +37,8 @@ impl<L: EventLog> Expiry<L> {
     async fn expire(&self, order_id: OrderId) -> Result<Verdict> {
         let history = self.topology.order_history(order_id);
         for _ in 0..ROUNDS {
-            // An order without events was trimmed, long after its end.
+            // An order without events was trimmed, long after its end. (A clock that is stored ahead
+            // of its order ends minutes after it: see `Entry::ahead`.)
             let Some(last) = self.log.last(&history).await? else { return Ok(Verdict::Done) };
             let order: Order = last.event.state()?;
             let Some(event) = order::expire(&order) else { return Ok(Verdict::Done) };
