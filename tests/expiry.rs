@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use millrace_workers::Role;
 use serde_json::json;
 
-use crate::harness::{System, account_order, card_order, eventually};
+use crate::harness::{Running, System, account_order, card_order, eventually};
 
 /// Charges that stand and refunds, by the gateway's book.
 async fn booked(system: &System) -> (i64, i64) {
@@ -26,6 +26,10 @@ async fn with_time_to_pay(seconds: u32) -> System {
     system
 }
 
+fn without_payment(system: &System) -> Vec<Running> {
+    [Role::Validation, Role::Persistence, Role::Projection].map(|role| system.run(role)).into()
+}
+
 /// Whether an order's clock still runs.
 async fn clock_runs(system: &System, id: &str) -> bool {
     let jetstream = async_nats::jetstream::new(system.nats.clone());
@@ -36,11 +40,7 @@ async fn clock_runs(system: &System, id: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_not_paid_in_time_expires_and_gives_everything_back() {
     let system = with_time_to_pay(1).await;
-    let mut workers = vec![
-        system.run(Role::Validation),
-        system.run(Role::Persistence),
-        system.run(Role::Projection),
-    ];
+    let mut workers = without_payment(&system);
     system.register("ida", Some(10_000)).await;
     system.define("rug", 1_000, 9).await;
     let mut ids = Vec::new();
@@ -86,11 +86,7 @@ async fn a_paid_order_has_no_clock_and_stays_paid() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orders_clock_stands_before_the_order_and_until_it_is_paid() {
     let system = with_time_to_pay(900).await;
-    let mut workers = vec![
-        system.run(Role::Validation),
-        system.run(Role::Persistence),
-        system.run(Role::Projection),
-    ];
+    let mut workers = without_payment(&system);
     system.register("uma", None).await;
     system.define("pen", 100, 9).await;
     let order = card_order("uma", "pen", 1, "tok_ok");

@@ -2,8 +2,8 @@
 //! bounded waits.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use millrace_api::{ApiConfig, Server};
@@ -99,6 +99,8 @@ pub struct System {
     pub views: Views,
     client: reqwest::Client,
     running: Vec<Running>,
+    /// The roles that were started: whoever waits for them waits for their consumers too.
+    started: Mutex<Vec<Role>>,
 }
 
 /// A role that runs in this process.
@@ -203,6 +205,7 @@ impl System {
             pool: admin.postgres.pool("test").expect("PostgreSQL settings"),
             client: reqwest::Client::new(),
             running: vec![Running { stop, task }],
+            started: Mutex::default(),
             config,
             admin,
             topology,
@@ -213,6 +216,7 @@ impl System {
 
     /// Runs one replica of a role.
     pub fn run(&self, role: Role) -> Running {
+        self.started.lock().expect("no test has panicked").push(role);
         let stop = CancellationToken::new();
         let (config, shutdown) = (self.config.clone(), stop.clone());
         let task = tokio::spawn(async move {
@@ -377,19 +381,22 @@ impl System {
     pub async fn settle(&self) {
         eventually("every worker has seen everything", async || {
             let jetstream = async_nats::jetstream::new(self.nats.clone());
+            let mut not_there = self.started.lock().expect("no test has panicked").clone();
             for name in [self.topology.commands_stream(), self.topology.events_stream()] {
                 let stream = jetstream.get_stream(&name).await.ok()?;
                 let mut consumers = std::pin::pin!(stream.consumers());
                 while let Some(consumer) = futures_util::StreamExt::next(&mut consumers).await {
                     let info = consumer.ok()?;
                     // Readers of the log come and go; only workers count.
-                    if info.config.durable_name.is_none() {
-                        continue;
-                    }
+                    let Some(worker) = &info.config.durable_name else { continue };
+                    not_there.retain(|role| role.name() != format!("millrace-{worker}"));
                     if info.num_pending > 0 || info.num_ack_pending > 0 {
                         return None;
                     }
                 }
+            }
+            if !not_there.is_empty() {
+                return None;
             }
             let waiting: i64 = sqlx::query_scalar(
                 "select (select count(*) from ledger.outbox)

@@ -1,5 +1,7 @@
 //! An order's further steps: shipping, delivery, refunds, and cancellation at every stage.
 
+use std::time::Duration;
+
 use millrace_workers::Role;
 use serde_json::json;
 
@@ -131,6 +133,8 @@ async fn an_order_cancelled_before_its_payment_gives_its_stock_back_and_is_not_c
     let answer = system.post_and_wait(&format!("/v1/orders/{id}/cancel"), &json!({})).await;
     assert_eq!(answer.text("/status"), "cancelled", "{answer:?}");
     system.stock_is("bag", [5, 0, 0]).await;
+    // What comes at once is charged as it comes, and given back if it was cancelled meanwhile.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let payment = system.run(Role::Payment);
     system.settle().await;
     assert_eq!(system.steps(&id).await, ["validated", "cancelled"]);

@@ -3,7 +3,7 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 32] = [
+pub const POINTS: [(&str, &str); 33] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
     (
         "api.marked",
@@ -11,6 +11,7 @@ pub const POINTS: [(&str, &str); 32] = [
     ),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
+    ("clock.stored", "the clock of an order that comes alone is in the log, the order is not"),
     ("validation.appended", "the events are in the log, and in the outbox still"),
     ("validation.cleared", "the outbox is cleared, the commands are not acked"),
     ("relay.told", "a change of stock or credit is in the outbox, not in the log"),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use chrono::TimeDelta;
 use millrace_shared::command::PaymentMethod;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
 use millrace_shared::crash;
@@ -25,6 +26,9 @@ use crate::gateway::{Charge, ChargeError, Gateway, GatewayError};
 
 /// How long an append is tried before the event is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A card is charged without a look at the log while its order was accepted no longer ago than this:
+/// whoever cancels so early is given the money back. An order that has waited is looked at first.
+const FRESH: TimeDelta = TimeDelta::seconds(1);
 /// How often a result is decided anew because the order has gone on meanwhile.
 const ROUNDS: usize = 8;
 
@@ -65,13 +69,16 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
         }
     }
 
-    /// The order now. A first delivery trusts the state that the event carries: if the order has gone
-    /// on, the append will be refused.
+    /// The order now. The first delivery of a fresh acceptance trusts the state that the event
+    /// carries: if the order has gone on, the append will be refused.
     async fn current(&self, event: &Event, delivery: &Delivery<Event>) -> Result<Current> {
-        if delivery.attempt == 1 && event.kind == "validated" {
-            return Ok(Current { order: event.state()?, sequence: delivery.sequence });
+        let order: Order = event.state()?;
+        let fresh =
+            order.payment.method == PaymentKind::Account || now() - event.occurred_at < FRESH;
+        if delivery.attempt == 1 && event.kind == "validated" && fresh {
+            return Ok(Current { order, sequence: delivery.sequence });
         }
-        self.latest(&event.state::<Order>()?).await
+        self.latest(&order).await
     }
 
     async fn latest(&self, order: &Order) -> Result<Current> {

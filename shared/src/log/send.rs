@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
+use chrono::TimeDelta;
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{AppendError, Entry, Job, too_much};
+use crate::crash;
+use crate::message::now;
 use crate::metrics::{Timed, label, metrics, number};
 
 /// From this many messages on an atomic batch is faster than single appends. Measured on one node
@@ -25,6 +28,9 @@ const ATOMIC_MOST: usize = 500;
 /// Batches under way at a time; the server takes up to 50 for a stream, and sets up a store of its
 /// own for each, which costs more than the messages in it.
 const IN_FLIGHT: usize = 2;
+/// After so long the process was frozen between what goes ahead and the rest. Then that goes once more:
+/// a clock that has told its time before its order was there tells it again.
+const FROZEN: TimeDelta = TimeDelta::minutes(1);
 /// How long messages gather while there are many: whoever is alone never waits.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -201,9 +207,18 @@ struct AckError {
 }
 
 async fn append_singly(client: &Client, entries: &[&Entry]) -> Result<u64, Failure> {
+    let begun = now();
     let mut last = 0;
     for entry in entries {
         last = request(client, entry, headers(entry)).await?;
+        if entry.ahead {
+            crash::point("clock.stored");
+        }
+    }
+    if now() - begun > FROZEN {
+        for entry in entries.iter().filter(|entry| entry.ahead) {
+            request(client, entry, headers(entry)).await?;
+        }
     }
     Ok(last)
 }
