@@ -61,7 +61,6 @@ impl Outbox for PostgresOutbox {
         load::customers(&mut tx, &mut book, &customers).await?;
         let events = tell(&mut book)?;
         store::book(&mut tx, &book).await?;
-        let events: Vec<_> = events.iter().map(|event| (None, event)).collect();
         store::events(&mut tx, &events).await?;
         tx.commit().await?;
         crash::point("relay.told");
@@ -111,16 +110,14 @@ pub(super) async fn of_commands(
 
 /// See [`super::Ledger::published`].
 pub(super) async fn clear(pool: &PgPool, commands: &[CommandId]) -> Result<()> {
-    let mut tx = pool.begin().await?;
-    sqlx::query("set local synchronous_commit = off").execute(&mut *tx).await?;
+    // The setting holds for this statement, which is its own transaction.
     sqlx::query(
-        "delete from ledger.outbox
+        "delete from ledger.outbox using set_config('synchronous_commit', 'off', true)
          where command_id = any($1) and subject in ('order', 'command')",
     )
     .bind(uuids(commands))
-    .execute(&mut *tx)
+    .execute(pool)
     .await?;
-    tx.commit().await?;
     Ok(())
 }
 

@@ -97,35 +97,51 @@ async fn customers(tx: &mut PgConnection, book: &Book) -> Result<()> {
     Ok(())
 }
 
-/// Stores decisions, what the orders that they place hold, and their events.
+/// Stores decisions, what the orders that they place hold, and their events, in one round trip.
 pub async fn decisions(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
-    outcomes(tx, decisions).await?;
-    orders(tx, decisions).await?;
-    let events: Vec<(Option<Uuid>, &Event)> = decisions
-        .iter()
-        .flat_map(|decision| {
-            let command = Some(decision.past.command_id.0);
-            decision.events.iter().map(move |event| (command, event))
-        })
-        .collect();
-    self::events(tx, &events).await
-}
-
-async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
     if decisions.is_empty() {
         return Ok(());
     }
     let past: Vec<&Past> = decisions.iter().map(|decision| &decision.past).collect();
     let reason = |p: &&Past| p.refusal.as_ref().map(|r| r.reason.as_str().to_owned());
     let detail = |p: &&Past| p.refusal.as_ref().map(|r| r.detail.clone());
+    let placed: Vec<&Placed> = decisions.iter().filter_map(|d| d.placed.as_ref()).collect();
+    let stock = |p: &&Placed| if p.pieces.is_empty() { "none" } else { "held" }.to_owned();
+    let pieces: Vec<(OrderId, &ProductId, u32)> = placed
+        .iter()
+        .flat_map(|p| p.pieces.iter().map(move |(product, count)| (p.order_id, product, *count)))
+        .collect();
+    let events: Vec<(Uuid, &Event)> = decisions
+        .iter()
+        .flat_map(|d| d.events.iter().map(|event| (d.past.command_id.0, event)))
+        .collect();
+    let texts: Vec<String> =
+        events.iter().map(|(_, event)| serde_json::to_string(event)).collect::<Result<_, _>>()?;
     // A decision is replaced only by `decide again`, after the log refused its event.
-    let stored = sqlx::query(
-        "insert into ledger.decisions
-                (command_id, key_id, fingerprint, subject, subject_id, reason, detail, actor,
-                 decided_at)
-         select *, $9 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
-                                  $6::text[], $7::text[], $8::text[])
-         on conflict do nothing",
+    let (decided, ordered): (i64, i64) = sqlx::query_as(
+        "with decided as (
+            insert into ledger.decisions
+                   (command_id, key_id, fingerprint, subject, subject_id, reason, detail, actor,
+                    decided_at)
+            select *, $9 from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[],
+                                     $6::text[], $7::text[], $8::text[])
+            on conflict do nothing returning 1
+         ), ordered as (
+            insert into ledger.orders (order_id, customer_id, stock, credit, credit_held)
+            select id, customer, stock, credit, credit > 0
+            from unnest($10::uuid[], $11::text[], $12::text[], $13::bigint[])
+                 as new (id, customer, stock, credit)
+            on conflict do nothing returning 1
+         ), held as (
+            insert into ledger.reservations (order_id, product_id, quantity)
+            select * from unnest($14::uuid[], $15::text[], $16::bigint[])
+            on conflict do nothing
+         ), waiting as (
+            insert into ledger.outbox (command_id, subject, subject_id, version, event)
+            select * from unnest($17::uuid[], $18::text[], $19::text[], $20::bigint[],
+                                 $21::text[])
+         )
+         select (select count(*) from decided), (select count(*) from ordered)",
     )
     .bind(past.iter().map(|p| p.command_id.0).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| decision.key_id).collect::<Vec<_>>())
@@ -136,63 +152,37 @@ async fn outcomes(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
     .bind(past.iter().map(detail).collect::<Vec<_>>())
     .bind(decisions.iter().map(|decision| decision.actor.as_deref()).collect::<Vec<_>>())
     .bind(now())
-    .execute(tx)
-    .await?;
-    if stored.rows_affected() < past.len() as u64 {
-        return Err(Raced.into());
-    }
-    Ok(())
-}
-
-async fn orders(tx: &mut PgConnection, decisions: &[Decision]) -> Result<()> {
-    let placed: Vec<&Placed> = decisions.iter().filter_map(|d| d.placed.as_ref()).collect();
-    if placed.is_empty() {
-        return Ok(());
-    }
-    let stock = |p: &&Placed| if p.pieces.is_empty() { "none" } else { "held" }.to_owned();
-    sqlx::query(
-        "insert into ledger.orders (order_id, customer_id, stock, credit, credit_held)
-         select id, customer, stock, credit, credit > 0
-         from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[])
-              as new (id, customer, stock, credit)",
-    )
     .bind(placed.iter().map(|p| p.order_id.0).collect::<Vec<_>>())
     .bind(placed.iter().map(|p| p.customer_id.to_string()).collect::<Vec<_>>())
     .bind(placed.iter().map(stock).collect::<Vec<_>>())
     .bind(placed.iter().map(|p| p.credit).collect::<Vec<_>>())
-    .execute(&mut *tx)
-    .await?;
-    let pieces: Vec<(OrderId, &ProductId, u32)> = placed
-        .iter()
-        .flat_map(|p| p.pieces.iter().map(move |(product, count)| (p.order_id, product, *count)))
-        .collect();
-    sqlx::query(
-        "insert into ledger.reservations (order_id, product_id, quantity)
-         select * from unnest($1::uuid[], $2::text[], $3::bigint[])",
-    )
     .bind(pieces.iter().map(|(order, _, _)| order.0).collect::<Vec<_>>())
     .bind(pieces.iter().map(|(_, product, _)| product.to_string()).collect::<Vec<_>>())
     .bind(pieces.iter().map(|(_, _, count)| i64::from(*count)).collect::<Vec<_>>())
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Puts events into the outbox, with the command whose redelivery publishes them.
-pub async fn events(tx: &mut PgConnection, events: &[(Option<Uuid>, &Event)]) -> Result<()> {
-    if events.is_empty() {
-        return Ok(());
-    }
-    let texts: Vec<String> =
-        events.iter().map(|(_, event)| serde_json::to_string(event)).collect::<Result<_, _>>()?;
-    sqlx::query(
-        "insert into ledger.outbox (command_id, subject, subject_id, version, event)
-         select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[])",
-    )
     .bind(events.iter().map(|(command, _)| *command).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, event)| event.subject.to_string()).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, event)| event.subject_id.clone()).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, event)| signed(event.version)).collect::<Vec<_>>())
+    .bind(texts)
+    .fetch_one(tx)
+    .await?;
+    if (decided, ordered) == (count(&past), count(&placed)) { Ok(()) } else { Err(Raced.into()) }
+}
+
+fn count<T>(rows: &[T]) -> i64 {
+    i64::try_from(rows.len()).unwrap_or(i64::MAX)
+}
+
+/// Puts events that no command's redelivery publishes into the outbox.
+pub async fn events(tx: &mut PgConnection, events: &[Event]) -> Result<()> {
+    let texts: Vec<String> = events.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+    sqlx::query(
+        "insert into ledger.outbox (subject, subject_id, version, event)
+         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[])",
+    )
+    .bind(events.iter().map(|event| event.subject.to_string()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| event.subject_id.clone()).collect::<Vec<_>>())
+    .bind(events.iter().map(|event| signed(event.version)).collect::<Vec<_>>())
     .bind(texts)
     .execute(tx)
     .await?;
