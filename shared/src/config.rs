@@ -19,6 +19,7 @@ use fred::rustls::pki_types::pem::PemObject as _;
 use fred::rustls::{ClientConfig, RootCertStore};
 use fred::types::ConnectHandle;
 use fred::types::config::{ReconnectPolicy, TlsConnector, UnresponsiveConfig};
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
 
 use crate::access::{self, Principal};
@@ -26,6 +27,8 @@ use crate::topology::Topology;
 
 /// What stands for the name of the principal.
 const ROLE: &str = "{role}";
+/// After so long without use a worker's connection is asked whether it is there still.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// How to reach NATS, and the namespace.
 #[derive(Debug, Clone, Args)]
@@ -334,7 +337,18 @@ impl PostgresConfig {
     /// and go on doing so when they have grown.
     pub fn working_pool(&self, name: &str) -> anyhow::Result<PgPool> {
         let options = self.options()?.application_name(name);
-        Ok(self.pool_options().connect_lazy_with(options.options([("enable_seqscan", "off")])))
+        let pool =
+            self.pool_options().test_before_acquire(false).before_acquire(|connection, meta| {
+                // What was used a moment ago is there still, or its worker tries again.
+                let idle = meta.idle_for > IDLE;
+                Box::pin(async move {
+                    if idle {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                })
+            });
+        Ok(pool.connect_lazy_with(options.options([("enable_seqscan", "off")])))
     }
 
     fn pool_options(&self) -> PgPoolOptions {

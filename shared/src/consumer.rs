@@ -22,7 +22,7 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream;
 use async_nats::{Client, HeaderMap, jetstream};
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,6 +64,9 @@ pub trait Worker: Send + Sync + 'static {
     const BATCH: usize;
     /// The most batches at a time in one replica.
     const BATCHES: usize;
+    /// How long the first message of a batch waits for others, however few come: for work that nobody
+    /// waits for, and of which a batch costs much.
+    const REST: Duration = Duration::ZERO;
 
     /// The stream that it consumes.
     fn stream(&self, topology: &Topology) -> String;
@@ -227,10 +230,14 @@ async fn pull_until_error<W: Worker>(
         if (BUSY..W::BATCH).contains(&last) {
             tokio::time::sleep(GATHER).await;
         }
-        let chunk = tokio::select! {
+        let mut chunk = tokio::select! {
             chunk = chunks.next() => chunk.context("the pull ended")?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        if !W::REST.is_zero() && chunk.len() < W::BATCH {
+            tokio::time::sleep(W::REST).await;
+            chunk.extend(chunks.next().now_or_never().flatten().into_iter().flatten());
+        }
         last = chunk.len();
         let mut messages = Vec::with_capacity(chunk.len());
         let mut broken = None;

@@ -244,7 +244,7 @@ async fn validate(
         time_to_pay,
     ));
     let expiry = Arc::new(expiry::Expiry::new(events.clone(), topology.clone()));
-    let reservations = Arc::new(reservations::Reservations::new(ledger.clone(), Arc::clone(&wake)));
+    let reservations = Arc::new(reservations::Reservations::new(ledger.clone()));
     let relay = relay::Relay::new(ledger, events, topology.clone(), wake, time_to_pay);
     let mut loops = JoinSet::new();
     loops.spawn(consumer::run(validation, client.clone(), topology.clone(), shutdown.clone()));

@@ -2,6 +2,7 @@
 //! transaction of a few UNNEST statements. Events may come twice and in any order.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use anyhow::Result;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
@@ -260,6 +261,8 @@ impl Worker for Persistence {
     const NAME: &'static str = "persistence";
     const BATCH: usize = 500;
     const BATCHES: usize = 2;
+    // Nobody waits for the journal, and a batch costs a commit.
+    const REST: Duration = Duration::from_millis(50);
 
     fn stream(&self, topology: &Topology) -> String {
         topology.events_stream()

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::event_log::EventLog;
 use crate::ledger::{Ledger, Outbox as _};
 
-/// How often it looks for what other replicas have committed. Its own process wakes it at once.
+/// How often it looks for what other replicas have committed, and for stock and credit that orders
+/// have changed. What its own process has put into the outbox wakes it at once.
 const TICK: Duration = Duration::from_millis(50);
 /// How often stock and credit are told that change all the time: one event for all orders since the
 /// last. What has not changed for so long is told at once.

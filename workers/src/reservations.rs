@@ -3,7 +3,6 @@
 //! is sold. Each happens once: the order's row in the ledger tells what it still holds.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::Result;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker, decode_event};
@@ -12,7 +11,6 @@ use millrace_shared::ids::{CustomerId, OrderId, ProductId};
 use millrace_shared::message::Event;
 use millrace_shared::order::Order;
 use millrace_shared::topology::Topology;
-use tokio::sync::Notify;
 
 use crate::book::Book;
 use crate::ledger::Ledger;
@@ -21,7 +19,6 @@ use crate::ledger::Ledger;
 #[derive(Debug)]
 pub struct Reservations<D> {
     ledger: D,
-    relay: Arc<Notify>,
 }
 
 /// What an order holds of stock and credit.
@@ -123,9 +120,9 @@ impl Settlement {
 }
 
 impl<D: Ledger> Reservations<D> {
-    /// Reservations in `ledger`; wakes the relay.
-    pub fn new(ledger: D, relay: Arc<Notify>) -> Self {
-        Self { ledger, relay }
+    /// Reservations in `ledger`.
+    pub fn new(ledger: D) -> Self {
+        Self { ledger }
     }
 
     async fn settle(&self, batch: &[Delivery<Event>]) -> Result<()> {
@@ -137,7 +134,6 @@ impl<D: Ledger> Reservations<D> {
         let orders: Vec<OrderId> = ends.keys().copied().collect();
         self.ledger.settle(&orders, |holdings| Settlement::new(holdings, &ends)).await?;
         crash::point("reservations.committed");
-        self.relay.notify_one();
         Ok(())
     }
 }

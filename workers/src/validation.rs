@@ -118,6 +118,8 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                     Ruling::NotYet => None,
                     Ruling::Decided(decision) => {
                         let events = to_append(&decision.events);
+                        // Stock and credit that orders have changed are told within its tick.
+                        relayed |= events.len() < decision.events.len();
                         let refusal = decision.past.refusal.as_ref();
                         ruled.push((message.kind(), refusal.map(|refusal| refusal.reason)));
                         decisions.push(*decision);
@@ -126,7 +128,6 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                 };
                 outcome.insert(message.sequence, events);
             }
-            relayed = !book.changed_products.is_empty() || !book.changed_customers.is_empty();
             Ok(decisions)
         };
         self.ledger.decide(&incoming, rule).await?;

@@ -92,8 +92,8 @@ impl World {
         let (wake, names) = (Arc::new(Notify::new()), || topology.clone());
         let validation =
             Validation::new(ledger.clone(), log.clone(), names(), wake.clone(), TIME_TO_PAY);
-        let relay = Relay::new(ledger.clone(), log.clone(), names(), wake.clone(), TIME_TO_PAY);
-        let reservations = Reservations::new(ledger.clone(), wake);
+        let relay = Relay::new(ledger.clone(), log.clone(), names(), wake, TIME_TO_PAY);
+        let reservations = Reservations::new(ledger.clone());
         let expiry = Expiry::new(log.clone(), names());
         let payment = Payment::new(log.clone(), names(), Arc::new(gateway.clone()));
         {
