@@ -3,6 +3,7 @@
 //! NATS, reading needs only Redis: each goes on while the other is away.
 
 pub mod auth;
+pub mod config;
 pub mod contract;
 pub mod error;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub mod pipeline;
 pub mod query;
 pub mod reading;
 pub mod request;
+mod router;
 pub mod routes;
 pub mod search;
 pub mod submit;
@@ -30,13 +32,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use async_nats::connection::State as Connection;
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
-use clap::Args;
 use millrace_shared::access::Principal;
-use millrace_shared::config::{NatsConfig, PostgresConfig, RedisConfig};
+use millrace_shared::config::PostgresConfig;
 use millrace_shared::log::Log;
 use millrace_shared::parking::desk::Desk;
 use millrace_shared::past::Past;
@@ -46,14 +43,11 @@ use millrace_shared::views::{Change, Views, watch_changes};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::auth::config::AuthConfig;
 use crate::auth::{Caller, Gate, Peer};
-use crate::error::Problem;
-use crate::headers::Origin;
+pub use crate::config::ApiConfig;
 use crate::listener::Bounded;
-use crate::live::{Live, LiveConfig};
+use crate::live::Live;
 use crate::marks::Marks;
 use crate::pipeline::Monitor;
 use crate::search::Search;
@@ -71,9 +65,8 @@ const OTHER_FILES: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(75);
 /// Requests at a time, waiting ones among them; further ones are refused at once.
 const REQUESTS: usize = 8_000;
-/// Imports at a time, and the bytes that one may have if it is not said.
+/// Imports at a time.
 const IMPORTS: usize = 4;
-const IMPORT_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Requests that wait for an outcome at a time.
 const WAITING: usize = 4_000;
 /// How long the first request waits for NATS and Redis to be connected.
@@ -83,133 +76,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// How long the edge calls itself not ready because the catalogue is still being read. Who cannot
 /// search for so long can take and show orders all the same.
 const READING: Duration = Duration::from_mins(1);
-
-/// What operators are called in the audit table where nobody has to sign in.
-const NOBODY: &str = "http";
-
-/// What the edge needs to know.
-#[derive(Debug, Clone, Args)]
-pub struct ApiConfig {
-    /// Where to listen
-    #[arg(
-        long,
-        env = "MILLRACE_HTTP",
-        value_name = "ADDRESS:PORT",
-        default_value = "127.0.0.1:8080"
-    )]
-    http: SocketAddr,
-    #[command(flatten)]
-    nats: NatsConfig,
-    #[command(flatten)]
-    redis: RedisConfig,
-    /// The most bytes of an import's body
-    #[arg(long, env = "MILLRACE_IMPORT_MAX_BYTES", value_name = "BYTES",
-          default_value_t = IMPORT_MAX_BYTES)]
-    import_max_bytes: usize,
-    #[command(flatten)]
-    live: LiveConfig,
-    #[command(flatten)]
-    operators: OperatorConfig,
-    #[command(flatten)]
-    auth: AuthConfig,
-    #[command(flatten)]
-    webhooks: WebhookConfig,
-    /// Web origin whose pages may call the api (CORS); several with commas. None by default
-    #[arg(long, env = "MILLRACE_CORS_ORIGINS", value_name = "URL", value_delimiter = ',')]
-    cors_origins: Vec<Origin>,
-}
-
-/// What the routes for operators need.
-#[derive(Debug, Clone, Default, Args)]
-struct OperatorConfig {
-    /// Serve the routes for operators (parked messages, reports) as well: to operators only, where
-    /// callers have to sign in
-    #[arg(long, env = "MILLRACE_OPERATOR_ROUTES")]
-    operator_routes: bool,
-    /// Let whoever comes try things out: be any customer in the shop, and make synthetic load in the
-    /// console. Only where nobody has to sign in
-    #[arg(long, env = "MILLRACE_TRIAL", requires = "operator_routes")]
-    trial: bool,
-    /// The journal: for the past of orders whose beginning was trimmed from the log, and for the
-    /// audit table of operators; nothing else needs it
-    #[command(flatten)]
-    postgres: Option<PostgresConfig>,
-}
-
-impl OperatorConfig {
-    /// Where operators deal with parked messages, if there are routes for them.
-    async fn desk(&self, nats: &NatsConfig) -> anyhow::Result<Option<Desk>> {
-        if !self.operator_routes {
-            return Ok(None);
-        }
-        let postgres = self.postgres.as_ref().context(
-            "--operator-routes needs --postgres-url: what operators do is written down there",
-        )?;
-        let pool = postgres.of(Principal::Desk).pool("millrace-desk")?;
-        let client = nats.connect("millrace-desk").await?;
-        Ok(Some(Desk::new(client, nats.topology()?, pool, NOBODY)))
-    }
-}
-
-impl ApiConfig {
-    /// An edge that listens at `http`; port 0 takes any free one.
-    pub fn new(http: SocketAddr, nats: NatsConfig, redis: RedisConfig) -> Self {
-        Self {
-            http,
-            nats,
-            redis,
-            live: LiveConfig::default(),
-            import_max_bytes: IMPORT_MAX_BYTES,
-            operators: OperatorConfig::default(),
-            auth: AuthConfig::default(),
-            webhooks: WebhookConfig::default(),
-            cors_origins: Vec::new(),
-        }
-    }
-
-    /// With callers that have to sign in.
-    #[must_use]
-    pub fn with_auth(mut self, auth: AuthConfig) -> Self {
-        self.auth = auth;
-        self
-    }
-
-    /// With the webhooks of gateways.
-    #[must_use]
-    pub fn with_webhooks(mut self, webhooks: WebhookConfig) -> Self {
-        self.webhooks = webhooks;
-        self
-    }
-
-    /// With live streams served in another way than usual.
-    #[must_use]
-    pub fn with_live(mut self, live: LiveConfig) -> Self {
-        self.live = live;
-        self
-    }
-
-    /// With the journal, for the past of orders.
-    #[must_use]
-    pub fn with_journal(mut self, postgres: PostgresConfig) -> Self {
-        self.operators.postgres = Some(postgres);
-        self
-    }
-
-    /// With the routes for operators; what they do is written to the audit table there.
-    #[must_use]
-    pub fn with_operator_routes(mut self, postgres: PostgresConfig) -> Self {
-        self.operators =
-            OperatorConfig { operator_routes: true, trial: false, postgres: Some(postgres) };
-        self
-    }
-
-    /// With what lets one try things out; needs the routes for operators.
-    #[must_use]
-    pub fn with_trial(mut self) -> Self {
-        self.operators.trial = true;
-        self
-    }
-}
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -394,7 +260,7 @@ impl Server {
         let listener = Bounded::new(self.listener, connections, PATIENCE, stalled);
         let stop = shutdown.clone();
         // A bare router would be copied, route by route, for each connection.
-        let router = router(&app, offer, cors_origins);
+        let router = router::router(&app, offer, cors_origins);
         let router = router.into_make_service_with_connect_info::<Peer>();
         let serving = axum::serve(listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
@@ -420,55 +286,4 @@ impl Server {
 /// Runs the edge until the shutdown.
 pub async fn run(config: ApiConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
     Server::bind(config).await?.serve(shutdown).await
-}
-
-fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
-    let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
-    let identified = middleware::from_fn_with_state(Arc::clone(app), auth::identify);
-    let place = headers::Place {
-        signed_in: app.gate.is_closed(),
-        behind_proxy: app.gate.is_behind_proxy(),
-    };
-    // The first is the outermost. They are one layer: each that is added by itself is one more box
-    // around each route, which is copied with all that is in it for each request.
-    let around = (
-        middleware::from_fn(outermost),
-        headers::cors(cors_origins),
-        headers::compression(),
-        middleware::from_fn_with_state(place, headers::usual),
-        CatchPanicLayer::custom(error::panicked),
-    );
-    let mut routes = routes::commands_and_views().merge(routes::metrics());
-    if app.desk.is_some() {
-        routes = routes.merge(routes::operators());
-    }
-    if app.webhooks.is_some() {
-        routes = routes.merge(routes::webhooks());
-    }
-    let mut routes = routes.into_router();
-    if offer.trial {
-        routes = routes.merge(routes::trial());
-    }
-    Router::from(routes)
-        .layer((bounded, identified))
-        .merge(routes::health().into_router())
-        .merge(contract::served(app.desk.is_some(), app.webhooks.is_some()))
-        .merge(web::served(offer))
-        .with_state(Arc::clone(app))
-        .layer(around)
-}
-
-/// Sees each request as it comes, and each answer as it goes.
-async fn outermost(request: Request, next: Next) -> Response {
-    let mut response = observe::request(request, next).await;
-    headers::weaken(response.headers_mut());
-    response
-}
-
-/// Refuses what is too much, before anything was read or done.
-async fn bounded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match app.requests.try_acquire() {
-        Ok(_slot) => next.run(request).await,
-        Err(_) => Problem::overloaded("too many requests are under way").into_response(),
-    }
 }

@@ -32,6 +32,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; \
     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types lit-html";
 /// The style sheets of the pages.
 const SHEETS: [&str; 3] = ["lib/base.css", "shop/shop.css", "ops/ops.css"];
+/// The mark of the pages.
+const MARK: &str = "lib/mark.svg";
 /// What never changes under its address.
 const FOR_GOOD: &str = "public, max-age=31536000, immutable";
 const ASK_AGAIN: &str = "no-cache";
@@ -86,7 +88,7 @@ fn page(headers: &HeaderMap, file: &str, version: &str, offer: Offer) -> Respons
     let html = String::from_utf8_lossy(&data);
     let html = html.replace("/assets/VERSION/", &format!("/assets/{version}/"));
     let html = html.replace("data-offer=\"\"", &format!("data-offer=\"{}\"", offer.words()));
-    let Some((html, policy)) = with_styles(html) else {
+    let Some((html, policy)) = with_parts(&html) else {
         return Problem::internal().into_response();
     };
     let mut tag = DefaultHasher::new();
@@ -100,9 +102,12 @@ fn page(headers: &HeaderMap, file: &str, version: &str, offer: Offer) -> Respons
     response
 }
 
-/// A page with its style sheets in the place of the elements that name them, and the policy that lets
-/// it have these.
-fn with_styles(mut html: String) -> Option<(String, String)> {
+/// A page with its style sheets and its mark in the place of the elements that name them, since it is
+/// not painted before they are there, and the policy that lets it have these.
+fn with_parts(html: &str) -> Option<(String, String)> {
+    let mark = Assets::get(MARK)?;
+    let image = format!("<img src=\"{MARK}\" alt=\"\">");
+    let mut html = html.replace(&image, String::from_utf8_lossy(&mark.data).trim());
     let mut policy = format!("{POLICY}; style-src");
     for sheet in SHEETS {
         let link = format!("<link rel=\"stylesheet\" href=\"{sheet}\">");
@@ -260,10 +265,11 @@ mod tests {
     }
 
     #[test]
-    fn a_page_holds_its_style_sheets_and_its_policy_allows_no_other() {
+    fn a_page_holds_its_mark_and_style_sheets_and_its_policy_allows_no_other() {
         for page in ["shop", "ops"] {
-            let (html, policy) = with_styles(text(&format!("{page}/index.html"))).unwrap();
+            let (html, policy) = with_parts(&text(&format!("{page}/index.html"))).unwrap();
             assert!(!html.contains("stylesheet"), "{page} loads a style sheet");
+            assert!(html.contains(text(MARK).trim()) && !html.contains("<img"), "{page}: the mark");
             for sheet in ["lib/base.css".to_owned(), format!("{page}/{page}.css")] {
                 assert!(html.contains(&format!("<style>{}</style>", text(&sheet))), "{sheet}");
                 let hash = STANDARD.encode(Assets::get(&sheet).unwrap().metadata.sha256_hash());

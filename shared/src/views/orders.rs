@@ -28,8 +28,11 @@ use crate::order::OrderStatus;
 pub(super) const BROWSE: &str = "
 local found = {}
 for i, key in ipairs(KEYS) do
-  found[i] = redis.call('ZRANGE', key, ARGV[3], ARGV[1], 'BYLEX', 'REV', 'LIMIT', 0, ARGV[4])
-  table.insert(found[i], 1, tostring(redis.call('ZLEXCOUNT', key, ARGV[1], ARGV[2])))
+  local count = redis.call('ZLEXCOUNT', key, ARGV[1], ARGV[2])
+  -- A customer's orders are in few of the sets.
+  found[i] = count == 0 and {}
+    or redis.call('ZRANGE', key, ARGV[3], ARGV[1], 'BYLEX', 'REV', 'LIMIT', 0, ARGV[4])
+  table.insert(found[i], 1, tostring(count))
 end
 return found";
 
