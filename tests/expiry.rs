@@ -84,7 +84,7 @@ async fn a_paid_order_has_no_clock_and_stays_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orders_clock_runs_until_it_is_paid() {
+async fn an_orders_clock_stands_before_the_order_and_until_it_is_paid() {
     let system = with_time_to_pay(900).await;
     let mut workers = without_payment(&system);
     system.register("uma", None).await;
@@ -92,7 +92,14 @@ async fn an_orders_clock_runs_until_it_is_paid() {
     let order = card_order("uma", "pen", 1, "tok_ok");
     let id = system.post("/v1/orders", &order).await.text("/orderId");
     system.order_in(&id, "validated").await;
-    assert!(clock_runs(&system, &id).await);
+    let jetstream = async_nats::jetstream::new(system.nats.clone());
+    let stream = jetstream.get_stream(system.topology.events_stream()).await.expect("EVENTS");
+    let place = async |subject: String| {
+        stream.get_last_raw_message_by_subject(&subject).await.expect("it is there").sequence
+    };
+    let clock = place(system.topology.clock(&id)).await;
+    let event = place(system.topology.order_history(id.parse().expect("an order id"))).await;
+    assert!(clock < event, "{clock} and {event}");
     workers.push(system.run(Role::Payment));
     system.order_in(&id, "paid").await;
     assert!(!clock_runs(&system, &id).await);

@@ -11,10 +11,7 @@ pub const POINTS: [(&str, &str); 33] = [
     ),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
-    (
-        "clock.stored",
-        "the clock of an order that comes alone is in the log, the order is on its way",
-    ),
+    ("clock.stored", "the clock of an order that comes alone is in the log, the order is not"),
     ("validation.appended", "the events are in the log, and in the outbox still"),
     ("validation.cleared", "the outbox is cleared, the commands are not acked"),
     ("relay.told", "a change of stock or credit is in the outbox, not in the log"),

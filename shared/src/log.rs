@@ -39,7 +39,7 @@ pub struct Entry {
     /// What must be the last message of the history it continues.
     pub expect: Option<Expect>,
     /// Whether it may be stored although the rest of its group never is. Where few are to be appended
-    /// it then goes beside the rest, since an atomic batch takes several times as long.
+    /// it then goes ahead of the rest, since an atomic batch takes several times as long.
     pub ahead: bool,
 }
 

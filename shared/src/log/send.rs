@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
 use chrono::TimeDelta;
-use futures_util::future::{BoxFuture, FutureExt as _, join_all, try_join_all};
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
@@ -28,7 +28,7 @@ const ATOMIC_MOST: usize = 500;
 /// Batches under way at a time; the server takes up to 50 for a stream, and sets up a store of its
 /// own for each, which costs more than the messages in it.
 const IN_FLIGHT: usize = 2;
-/// After so long the process was frozen between what may go ahead and the rest. Then that goes once
+/// After so long the process was frozen between what goes ahead and the rest. Then that goes once
 /// more: a clock that has told its time before its order was there tells it again.
 const FROZEN: TimeDelta = TimeDelta::minutes(1);
 /// How long messages gather while there are many: whoever is alone never waits.
@@ -206,23 +206,23 @@ struct AckError {
     description: String,
 }
 
-/// All are sent at once. If the process dies before the last answer, whoever appends does so again.
+/// One after another: what goes ahead is stored before anything is sent that the relay could find in
+/// the log, and take the whole group for stored.
 async fn append_singly(client: &Client, entries: &[&Entry]) -> Result<u64, Failure> {
     let begun = now();
-    let stored = try_join_all(entries.iter().map(async |entry| {
-        let sequence = request(client, entry, headers(entry)).await?;
+    let mut last = 0;
+    for entry in entries {
+        last = request(client, entry, headers(entry)).await?;
         if entry.ahead {
             crash::point("clock.stored");
         }
-        Ok(sequence)
-    }))
-    .await?;
+    }
     if now() - begun > FROZEN {
         for entry in entries.iter().filter(|entry| entry.ahead) {
             request(client, entry, headers(entry)).await?;
         }
     }
-    Ok(stored.last().copied().unwrap_or_default())
+    Ok(last)
 }
 
 async fn append_batch(client: &Client, entries: &[&Entry]) -> Result<u64, Failure> {
