@@ -231,9 +231,7 @@ async fn a_python_client_reads_over_nats_and_discovers_every_role() {
         assert_eq!(answer["headers"][header], status.to_string(), "{answer}");
     }
     for (verb, kind) in [("INFO", "info"), ("STATS", "stats")] {
-        for role in
-            ["api", "expiry", "payment", "persistence", "projection", "reservations", "validation"]
-        {
+        for role in ["api", "payment", "persistence", "projection", "reservations", "validation"] {
             let name = system.topology.service(role);
             let services = printed[verb].as_array().expect("services");
             let service = services.iter().find(|service| service["name"] == name);

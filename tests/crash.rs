@@ -223,25 +223,6 @@ async fn an_expiry_that_dies_ends_the_order_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_order_whose_clock_is_stored_when_the_process_dies_is_decided_once() {
-    let point = "clock.stored";
-    let (system, running) = shop(point).await;
-    let process = start(&system, point);
-    // Alone: the clocks of many are stored together with them.
-    let id = place(&system, &card_order("ann", "box", 5, "tok_ok")).await;
-    dies(process, point).await;
-    let successor = system.run(Role::Validation);
-    system.order_in(&id, "paid").await;
-    system.settle().await;
-    assert_eq!(system.steps(&id).await, ["validated", "paid"]);
-    system.stock_is("box", [45, 5, 0]).await;
-    for worker in running.into_iter().chain([successor]) {
-        worker.stop().await;
-    }
-    system.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn an_edge_that_dies_before_its_answer_has_stored_the_order_once() {
     tokio::join!(an_edge_dies("api.stored"), an_edge_dies("api.marked"));
 }
@@ -300,7 +281,6 @@ fn every_point_belongs_to_a_process_that_a_test_lets_die() {
     let covered = [
         "api",
         "validation",
-        "clock",
         "relay",
         "reservations",
         "payment",

@@ -30,13 +30,6 @@ fn without_payment(system: &System) -> Vec<Running> {
     [Role::Validation, Role::Persistence, Role::Projection].map(|role| system.run(role)).into()
 }
 
-/// Whether an order's clock still runs.
-async fn clock_runs(system: &System, id: &str) -> bool {
-    let jetstream = async_nats::jetstream::new(system.nats.clone());
-    let stream = jetstream.get_stream(system.topology.events_stream()).await.expect("EVENTS");
-    stream.get_last_raw_message_by_subject(&system.topology.clock(id)).await.is_ok()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_not_paid_in_time_expires_and_gives_everything_back() {
     let system = with_time_to_pay(1).await;
@@ -50,7 +43,6 @@ async fn an_order_that_is_not_paid_in_time_expires_and_gives_everything_back() {
     for id in &ids {
         system.order_in(id, "expired").await;
         assert_eq!(system.steps(id).await, ["validated", "expired"]);
-        assert!(!clock_runs(&system, id).await);
     }
     system.stock_is("rug", [9, 0, 0]).await;
     workers.push(system.run(Role::Payment));
@@ -64,19 +56,35 @@ async fn an_order_that_is_not_paid_in_time_expires_and_gives_everything_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paid_order_has_no_clock_and_stays_paid() {
-    let system = with_time_to_pay(1).await;
-    let workers = Role::ALL.map(|role| system.run(role));
+async fn a_paid_order_stays_paid_also_where_the_journal_does_not_know_that_it_is() {
+    let system = with_time_to_pay(2).await;
+    let mut workers = without_payment(&system);
     system.register("eli", None).await;
     system.define("ink", 100, 9).await;
-    let placed = system.post_and_wait("/v1/orders", &card_order("eli", "ink", 1, "tok_ok")).await;
-    assert_eq!(placed.status, 201, "{placed:?}");
-    let id = placed.text("/orderId");
-    assert!(!clock_runs(&system, &id).await);
-    // Longer than the order had: there is nothing to wait for that would show that nothing comes.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let id = system.post("/v1/orders", &card_order("eli", "ink", 1, "tok_ok")).await;
+    let id = id.text("/orderId");
+    eventually("the journal shows that it waits", async || {
+        let waits = "select count(*) from journal.orders where order_id = $1::uuid and status = 'validated'";
+        let waits = sqlx::query_scalar::<_, i64>(waits).bind(&id).fetch_one(&system.pool).await;
+        (waits.expect("a count") == 1).then_some(())
+    })
+    .await;
+    // Persistence is away: from now on the journal shows what was.
+    workers.remove(1).stop().await;
+    workers.push(system.run(Role::Payment));
+    let steps = eventually("it has ended", async || {
+        let steps = system.steps(&id).await;
+        (steps.len() > 1).then_some(steps)
+    })
+    .await;
+    // Longer than it had: there is nothing to wait for that would show that nothing comes.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(system.steps(&id).await, steps);
+    workers.push(system.run(Role::Persistence));
     system.settle().await;
-    assert_eq!(system.steps(&id).await, ["validated", "paid"]);
+    assert_eq!(system.steps(&id).await, steps);
+    let paid = i64::from(steps == ["validated", "paid"]);
+    assert_eq!(booked(&system).await, (paid, 0));
     for worker in workers {
         worker.stop().await;
     }
@@ -84,25 +92,27 @@ async fn a_paid_order_has_no_clock_and_stays_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orders_clock_stands_before_the_order_and_until_it_is_paid() {
-    let system = with_time_to_pay(900).await;
+async fn orders_that_became_overdue_while_nobody_looked_expire_all_of_them() {
+    let system = with_time_to_pay(1).await;
     let mut workers = without_payment(&system);
     system.register("uma", None).await;
-    system.define("pen", 100, 9).await;
-    let order = card_order("uma", "pen", 1, "tok_ok");
-    let id = system.post("/v1/orders", &order).await.text("/orderId");
-    system.order_in(&id, "validated").await;
-    let jetstream = async_nats::jetstream::new(system.nats.clone());
-    let stream = jetstream.get_stream(system.topology.events_stream()).await.expect("EVENTS");
-    let place = async |subject: String| {
-        stream.get_last_raw_message_by_subject(&subject).await.expect("it is there").sequence
-    };
-    let clock = place(system.topology.clock(&id)).await;
-    let event = place(system.topology.order_history(id.parse().expect("an order id"))).await;
-    assert!(clock < event, "{clock} and {event}");
+    system.define("pen", 100, 1_000).await;
+    // More than are looked at together.
+    let ids = join_all((0..300).map(async |_| {
+        system.post("/v1/orders", &card_order("uma", "pen", 1, "tok_ok")).await.text("/orderId")
+    }))
+    .await;
+    for id in &ids {
+        system.order_in(id, "expired").await;
+    }
+    system.settle().await;
+    for id in &ids {
+        assert_eq!(system.steps(id).await, ["validated", "expired"]);
+    }
+    system.stock_is("pen", [1_000, 0, 0]).await;
     workers.push(system.run(Role::Payment));
-    system.order_in(&id, "paid").await;
-    assert!(!clock_runs(&system, &id).await);
+    system.settle().await;
+    assert_eq!(booked(&system).await, (0, 0));
     for worker in workers {
         worker.stop().await;
     }

@@ -17,8 +17,8 @@ use crate::harness::{System, card_order, eventually};
 use crate::live::Edge;
 
 /// The roles as they name themselves.
-const ROLES: [&str; 7] =
-    ["api", "expiry", "payment", "persistence", "projection", "reservations", "validation"];
+const ROLES: [&str; 6] =
+    ["api", "payment", "persistence", "projection", "reservations", "validation"];
 
 async fn ask(system: &System, about: &str, id: &str, with: &str) -> Message {
     let subject = system.topology.query(about, id);

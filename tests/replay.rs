@@ -315,6 +315,8 @@ async fn columns_with_other_names_are_read_by_option() {
     let ended = shop.replay(&system, &way).await;
     let rows = ["paid - 12 25 125 1849.00 USD"];
     told(&ended, "4 products (4 new), 3 customers (3 new)", &rows, "12 orders: 12 new");
+    // The journal is a moment behind.
+    system.settle().await;
     let order: Value = sqlx::query_scalar(
         "select json_agg(json_build_array(product_id, name, brand, quantity, line_total)
                          order by line)

@@ -173,7 +173,7 @@ async fn nothing_goes_that_is_young_undecided_unsettled_or_not_in_the_journal() 
     let [commands, events] = run(&system, Keep { messages: 1, ..NOTHING }, true).await;
     assert_eq!((commands.through, events.through), (before[0].1 - 1, before[1].1 - 1));
 
-    // An order that waits for its payment: unsettled, on the clock, and by the journal.
+    // An order that waits for its payment: unsettled, and by the journal.
     payment.stop().await;
     let waiting = system.post("/v1/orders", &card_order("ann", "pen", 1, "tok_ok")).await;
     let waiting = waiting.text("/orderId");

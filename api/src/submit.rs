@@ -289,7 +289,6 @@ impl App {
             payload: payload.into(),
             headers: about,
             expect: None,
-            ahead: false,
         };
         match self.commands.try_append(vec![entry], STORE_PATIENCE).await {
             Ok(_) => {

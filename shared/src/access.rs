@@ -109,7 +109,7 @@ impl Principal {
                 .says([format!("{ns}.replay.>"), removal(&parked)]),
             Self::Validation => own
                 .works(&commands, &["validation"])
-                .works(&events, &["expiry", "reservations"])
+                .works(&events, &["reservations"])
                 .reads(&events)
                 .says([format!("{ns}.evt.>")]),
             Self::Payment => own
@@ -183,8 +183,7 @@ impl fmt::Display for Principal {
 const PAYMENT_EVENTS: [&str; 4] = ["paid", "rejected", "payment-unknown", "refunded"];
 
 /// The loops of workers. Each has a consumer of its name, which nobody else may change.
-const WORKERS: [&str; 6] =
-    ["validation", "expiry", "reservations", "payment", "persistence", "projection"];
+const WORKERS: [&str; 5] = ["validation", "reservations", "payment", "persistence", "projection"];
 
 /// Where the replies to a principal arrive.
 pub fn inbox(namespace: &str, principal: Principal) -> String {

@@ -22,8 +22,9 @@ use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream;
 use async_nats::{Client, HeaderMap, jetstream};
 use chrono::{DateTime, Utc};
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::Semaphore;
+use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -70,8 +71,14 @@ pub trait Worker: Send + Sync + 'static {
 
     /// The stream that it consumes.
     fn stream(&self, topology: &Topology) -> String;
-    /// The subjects in it that it wants.
+    /// The subjects in it that it asks for; all, if there are none. For each message that it gives to
+    /// a consumer with several filters the server looks through all subjects of a block of its store,
+    /// and holds up appends meanwhile: who wants nearly all asks for all, and passes over the rest.
     fn subjects(&self, topology: &Topology) -> Vec<String>;
+    /// Whether it wants a message of those that it asks for; the others are settled unread.
+    fn wants(&self, _topology: &Topology, _subject: &str) -> bool {
+        true
+    }
     /// Reads a message; one that cannot be read is parked with the sentence returned.
     fn decode(&self, raw: &Raw<'_>) -> Result<Self::Message, String>;
     /// Does the work; one verdict for each delivery, in their order.
@@ -147,6 +154,7 @@ pub async fn run<W: Worker>(
     });
     let settler = Arc::new(Settler {
         worker: W::NAME,
+        topology: topology.clone(),
         counters,
         held: events.then(|| Held::new(W::NAME, topology.clone(), parked.clone())),
         parking: Parking::new(topology.clone(), W::NAME, stream.clone(), parked),
@@ -219,7 +227,7 @@ async fn pull_until_error<W: Worker>(
         .await?;
     health::consuming(W::NAME, true);
     tracing::info!(worker = W::NAME, stream = name, "consuming");
-    let mut chunks = messages.ready_chunks(W::BATCH);
+    tokio::pin!(messages);
     let slots = Arc::new(Semaphore::new(W::BATCHES));
     let mut last = 0;
     loop {
@@ -227,21 +235,17 @@ async fn pull_until_error<W: Worker>(
             slot = Arc::clone(&slots).acquire_owned() => slot?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        if (BUSY..W::BATCH).contains(&last) {
-            tokio::time::sleep(GATHER).await;
-        }
-        let mut chunk = tokio::select! {
-            chunk = chunks.next() => chunk.context("the pull ended")?,
+        let wait = if last < BUSY { W::REST } else { W::REST.max(GATHER) };
+        // Otherwise the runtime would end each batch at 128 messages.
+        let gathered = unconstrained(gather(&mut messages, W::BATCH, wait));
+        let gathered = tokio::select! {
+            gathered = gathered => gathered.context("the pull ended")?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        if !W::REST.is_zero() && chunk.len() < W::BATCH {
-            tokio::time::sleep(W::REST).await;
-            chunk.extend(chunks.next().now_or_never().flatten().into_iter().flatten());
-        }
-        last = chunk.len();
-        let mut messages = Vec::with_capacity(chunk.len());
+        last = gathered.len();
+        let mut messages = Vec::with_capacity(gathered.len());
         let mut broken = None;
-        for message in chunk {
+        for message in gathered {
             match message {
                 Ok(message) => messages.push(message),
                 Err(error) => broken = Some(error),
@@ -260,6 +264,32 @@ async fn pull_until_error<W: Worker>(
             return Err(error.into());
         }
     }
+}
+
+/// The next batch: what has come and, if it is not full, what comes within `wait` after the first.
+async fn gather<S: Stream + Unpin>(
+    messages: &mut S,
+    most: usize,
+    wait: Duration,
+) -> Option<Vec<S::Item>> {
+    let mut batch = vec![messages.next().await?];
+    let over = async {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    };
+    tokio::pin!(over);
+    while batch.len() < most {
+        tokio::select! {
+            biased;
+            message = messages.next() => match message {
+                Some(message) => batch.push(message),
+                None => break,
+            },
+            () = &mut over => break,
+        }
+    }
+    Some(batch)
 }
 
 /// Looks at the consumer again and again, until the shutdown: how much waits, and whether something

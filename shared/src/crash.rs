@@ -3,7 +3,7 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 33] = [
+pub const POINTS: [(&str, &str); 32] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
     (
         "api.marked",
@@ -11,7 +11,6 @@ pub const POINTS: [(&str, &str); 33] = [
     ),
     ("validation.before-commit", "a batch is decided, nothing is committed"),
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
-    ("clock.stored", "the clock of an order that comes alone is in the log, the order is not"),
     ("validation.appended", "the events are in the log, and in the outbox still"),
     ("validation.cleared", "the outbox is cleared, the commands are not acked"),
     ("relay.told", "a change of stock or credit is in the outbox, not in the log"),
@@ -27,7 +26,7 @@ pub const POINTS: [(&str, &str); 33] = [
     ("stripe.confirmed", "Stripe has charged or declined, that is not remembered"),
     ("stripe.cancelled", "Stripe takes no charge any more, that is not remembered"),
     ("stripe.refunded", "Stripe has refunded, that is not remembered"),
-    ("expiry.appended", "the expiry is in the log, the time-out is not acked"),
+    ("expiry.appended", "the expiry is in the log, the next overdue order is not looked at"),
     ("persistence.before-commit", "a batch is written, not committed"),
     ("persistence.committed", "a batch is committed, its events are not acked"),
     ("projection.documents", "documents are in the views, neither in lists nor in reports"),

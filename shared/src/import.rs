@@ -245,7 +245,6 @@ pub fn entry(
         payload: serde_json::to_vec(row)?.into(),
         headers,
         expect: None,
-        ahead: false,
     })
 }
 

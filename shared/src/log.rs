@@ -10,20 +10,15 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageErrorKind};
 use async_nats::{Client, HeaderMap, jetstream};
 use bytes::Bytes;
-use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::message::{Event, EventError, Subject, now};
+use crate::message::{Event, EventError};
 use crate::topology::Topology;
 
 /// How much longer than the patience an answer may take on its way.
 const GRACE: Duration = Duration::from_millis(150);
-/// The types of events after which an order no longer waits for its payment.
-const ENDS_WAIT: [&str; 4] = ["paid", "rejected", "cancelled", "expired"];
-/// How far off a time-out must be for its clock to be stored before the order is: a clock that tells it
-/// earlier than that would find no order.
-const AHEAD: TimeDelta = TimeDelta::minutes(5);
 /// Groups that wait for their turn; beyond it appends wait or are refused.
 const QUEUE: usize = 8 * 1024;
 
@@ -38,9 +33,6 @@ pub struct Entry {
     pub headers: HeaderMap,
     /// What must be the last message of the history it continues.
     pub expect: Option<Expect>,
-    /// Whether it may be stored although the rest of its group never is. Where few are to be appended
-    /// it then goes ahead of the rest, since an atomic batch takes several times as long.
-    pub ahead: bool,
 }
 
 /// The append is refused unless this holds.
@@ -59,12 +51,6 @@ impl Entry {
         if let Some(traceparent) = &event.traceparent {
             headers.insert(crate::message::TRACEPARENT, traceparent.as_str());
         }
-        // What ends the wait for a payment stops its clock, if that still runs.
-        if event.subject == Subject::Order && event.version > 1 && ENDS_WAIT.contains(&&*event.kind)
-        {
-            headers.insert("Nats-Schedule-Next", "purge");
-            headers.insert("Nats-Scheduler", topology.clock(&event.subject_id).as_str());
-        }
         Ok(Self {
             subject: topology.event(event.subject, &event.subject_id, &event.kind),
             payload: event.encode()?,
@@ -73,43 +59,7 @@ impl Entry {
                 history: topology.history(event.subject, &event.subject_id),
                 sequence: after,
             }),
-            ahead: false,
         })
-    }
-}
-
-/// The entries of events that follow each other after the message with the sequence `after`. With
-/// an order's acceptance goes the clock of its payment: a message schedule (NATS ADR-51) that tells
-/// the time-out when `time_to_pay` is over.
-pub fn entries<'a>(
-    topology: &Topology,
-    events: impl IntoIterator<Item = &'a Event>,
-    after: u64,
-    time_to_pay: Duration,
-) -> Result<Vec<Entry>, EventError> {
-    let mut entries = Vec::new();
-    for event in events {
-        if event.subject == Subject::Order && event.kind == "validated" {
-            entries.push(clock(topology, event, time_to_pay));
-        }
-        entries.push(Entry::event(topology, event, after)?);
-    }
-    Ok(entries)
-}
-
-fn clock(topology: &Topology, event: &Event, time_to_pay: Duration) -> Entry {
-    let at = event.occurred_at + time_to_pay;
-    let time = at.to_rfc3339_opts(SecondsFormat::Micros, true);
-    let order = event.subject_id.as_str();
-    let mut headers = HeaderMap::new();
-    headers.insert("Nats-Schedule", format!("@at {time}").as_str());
-    headers.insert("Nats-Schedule-Target", topology.time_out(order).as_str());
-    Entry {
-        subject: topology.clock(order),
-        payload: Bytes::new(),
-        headers,
-        expect: None,
-        ahead: at - now() > AHEAD,
     }
 }
 
@@ -135,13 +85,6 @@ struct Job {
     entries: Vec<Entry>,
     deadline: Instant,
     reply: oneshot::Sender<Result<u64, AppendError>>,
-}
-
-impl Job {
-    /// Whether its entries may be stored one after another.
-    fn singly(&self) -> bool {
-        self.entries.split_last().is_none_or(|(_, before)| before.iter().all(|entry| entry.ahead))
-    }
 }
 
 /// One stream, to be appended to and read from. Clones share the queue.
@@ -183,8 +126,7 @@ impl Log {
         Self { queue, jetstream, stream }
     }
 
-    /// Appends the entries of one group, all or none (but for those that may go ahead), and returns the
-    /// stream sequence of the last.
+    /// Appends the entries of one group, all or none, and returns the stream sequence of the last.
     /// Waits for room in the queue; tries for at most `patience`.
     pub async fn append(
         &self,

@@ -123,7 +123,6 @@ impl Parking {
             payload: parked.payload.clone().unwrap_or_default(),
             headers,
             expect: Some(Expect { history: parked.place.clone(), sequence: parked.sequence }),
-            ahead: false,
         };
         match self.parked.append(vec![entry], PATIENCE).await {
             // It is there: by an earlier delivery, another replica, or a try that timed out. Or,

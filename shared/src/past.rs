@@ -84,10 +84,6 @@ impl Past {
         Self { log, topology, journal }
     }
 
-    pub(crate) fn log(&self) -> &Log {
-        &self.log
-    }
-
     pub(crate) fn topology(&self) -> &Topology {
         &self.topology
     }

@@ -106,9 +106,9 @@ pub struct Holds {
     pub pieces: Vec<Pieces>,
     /// Credit of the customer in use for it, in minor units.
     pub credit: i64,
-    /// When the clock of its payment runs out, while that runs.
+    /// When it expires, while it waits for its payment.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expires_at: Option<String>,
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 /// Pieces of a product.
@@ -141,7 +141,7 @@ fn cause_of(event: &Event, history: &[Event]) -> String {
     match history.iter().find(|earlier| earlier.id.0 == event.causation) {
         Some(earlier) => format!("event {}", earlier.version),
         None if event.answers().is_some() => format!("command {}", event.causation),
-        None if event.kind == "expired" => "the clock".to_owned(),
+        None if event.kind == "expired" => "the time to pay is over".to_owned(),
         None => format!("{}", event.causation),
     }
 }

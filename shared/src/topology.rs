@@ -146,19 +146,15 @@ impl Topology {
             .to_vec()
     }
 
-    /// Where the clock of an order's payment stands while it runs (NATS ADR-51).
-    pub fn clock(&self, order: &str) -> String {
-        format!("{}.evt.clock.{order}", self.namespace)
-    }
-
-    /// Where it is told that the time of an order's payment is over.
-    pub fn time_out(&self, order: &str) -> String {
-        format!("{}.evt.time-out.{order}", self.namespace)
-    }
-
-    /// All that is told by clocks.
-    pub fn all_time_outs(&self) -> String {
-        self.time_out("*")
+    /// Whether a subject of the EVENTS stream is an event's. Earlier versions kept clocks there, and
+    /// strangers may publish what they like.
+    pub fn is_event(&self, subject: &str) -> bool {
+        let rest = subject.strip_prefix(self.namespace.as_str());
+        let rest = rest.and_then(|rest| rest.strip_prefix(".evt.")).unwrap_or("");
+        let kind = rest.split('.').next().unwrap_or("");
+        [Subject::Order, Subject::Customer, Subject::Product, Subject::Command]
+            .iter()
+            .any(|subject| subject.as_str() == kind)
     }
 
     /// What a worker has parked; `kind` is `command` or `event`. Each message has a place of its own
@@ -238,11 +234,7 @@ impl Topology {
         [
             base(self.commands_stream(), self.all_commands()),
             stream::Config {
-                allow_message_schedules: true,
-                // The server takes schedules only without `discard new`; without a limit of its
-                // own the stream discards nothing either: where the disk's limit is reached,
-                // appends fail.
-                discard: stream::DiscardPolicy::Old,
+                // What was decided must find its place: a full COMMANDS refuses what is new.
                 max_bytes: -1,
                 ..base(self.events_stream(), format!("{}.evt.>", self.namespace))
             },
@@ -261,8 +253,16 @@ impl Topology {
         jetstream: &jetstream::Context,
         options: &StreamOptions,
     ) -> anyhow::Result<()> {
-        for config in self.streams(options) {
+        for mut config in self.streams(options) {
             let name = config.name.clone();
+            // Earlier versions kept clocks in EVENTS. The server does not take that right back, and gives
+            // it only without `discard new`; without a limit of its own the stream discards nothing.
+            if let Ok(stream) = jetstream.get_stream(&name).await
+                && stream.cached_info().config.allow_message_schedules
+            {
+                config.allow_message_schedules = true;
+                config.discard = stream::DiscardPolicy::Old;
+            }
             jetstream.create_or_update_stream(config).await.map_err(|error| {
                 anyhow::Error::new(error).context(format!(
                     "the stream {name} cannot be created or updated; an existing stream is never \

@@ -27,7 +27,7 @@ def node(page, name):
 def the_pipeline_shows_live_numbers(chromium):
     shop = Shop(chromium)
     page = shop.open("/ops")
-    for name in ["validation", "payment", "persistence", "projection", "reservations", "expiry"]:
+    for name in ["validation", "payment", "persistence", "projection", "reservations"]:
         expect(node(page, name).get_by_text("1 alive")).to_be_visible()
     for server in ["NATS", "PostgreSQL", "Redis"]:
         expect(page.locator(".health li").filter(has_text=server)).to_contain_text("answers in")

@@ -2,6 +2,7 @@
 //! Commands of one batch are decided one after another; each sees what those before it did.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
@@ -29,6 +30,8 @@ pub struct Book {
     pub orders: HashMap<OrderId, Known>,
     /// Orders that the batch places or continues and that were placed before.
     pub placed: HashSet<OrderId>,
+    /// How long an order has to be paid.
+    pub time_to_pay: Duration,
     /// The stream sequences of commands before which others may be undecided: what such a command
     /// names and is not there may be on its way.
     pub early: HashSet<u64>,
@@ -198,8 +201,10 @@ impl Book {
             customer_id: command.customer_id.clone(),
             pieces: BTreeMap::new(),
             credit: 0,
+            pay_by: None,
         };
         if let OrderEvent::Validated(placement) = &event {
+            placed.pay_by = Some(now + self.time_to_pay);
             for line in &command.lines {
                 let product = self.products.get_mut(&line.product_id).context("a lost product")?;
                 product.reserve(line.quantity);

@@ -7,13 +7,15 @@ mod store;
 
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 use millrace_shared::command::Command;
 use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, CustomerId, OrderId, ProductId};
 use millrace_shared::message::{Event, Subject};
-use millrace_shared::order::Order;
+use millrace_shared::order::{Order, OrderStatus};
 use millrace_shared::trace::step;
 use sqlx::{PgPool, Postgres, Transaction};
 use uuid::Uuid;
@@ -69,6 +71,14 @@ pub trait Ledger: Send + Sync + 'static {
         ids: &[OrderId],
     ) -> impl Future<Output = Result<HashMap<OrderId, Order>>> + Send;
 
+    /// Up to `most` orders that the journal shows to wait for their payment although their time is
+    /// over, with the times at which they were placed, in that order. The journal is behind the log.
+    fn overdue(
+        &self,
+        asked: &Waiting,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<(DateTime<Utc>, OrderId)>>> + Send;
+
     /// The version of the last event of a subject in the journal; 0 if there is none.
     fn journal_version(
         &self,
@@ -80,12 +90,55 @@ pub trait Ledger: Send + Sync + 'static {
     fn outbox(&self) -> impl Future<Output = Result<Option<Self::Outbox>>> + Send;
 }
 
+/// Which overdue orders are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How they wait.
+    pub status: OrderStatus,
+    /// The time until which they were to be paid, at the latest.
+    pub until: DateTime<Utc>,
+    /// How long an order has to be paid: those that were placed later are not even looked at.
+    pub time_to_pay: Duration,
+    /// The last one of the page before.
+    pub after: Option<(DateTime<Utc>, OrderId)>,
+}
+
+/// How far a turn through the products and customers has come that have changed: the next are those
+/// after these ids. Nothing, where all of the kind have had their turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// After which product.
+    pub products: Option<String>,
+    /// After which customer.
+    pub customers: Option<String>,
+}
+
+impl Turn {
+    /// A turn that begins.
+    #[expect(clippy::new_without_default, reason = "nothing is not what it begins with")]
+    pub fn new() -> Self {
+        Self { products: Some(String::new()), customers: Some(String::new()) }
+    }
+
+    /// Whether all have had their turn.
+    pub fn is_over(&self) -> bool {
+        self.products.is_none() && self.customers.is_none()
+    }
+
+    /// What comes after these, of which there are as many as were asked for, if there are more.
+    pub fn after(ids: &[String], most: i64) -> Option<String> {
+        ids.last().filter(|_| i64::try_from(ids.len()).is_ok_and(|count| count >= most)).cloned()
+    }
+}
+
 /// The outbox in the hands of the relay.
 pub trait Outbox: Send {
-    /// Has `tell` make events of what has changed since it was told last, of at most `most` products
-    /// and customers, and puts these events into the outbox; returns whether there was anything.
+    /// Has `tell` make events of what has changed since it was told last, of the next `most` products
+    /// and customers at the most, and puts these events into the outbox; returns whether there was
+    /// anything.
     fn tell(
         &mut self,
+        turn: &mut Turn,
         most: i64,
         tell: impl FnOnce(&mut Book) -> Result<Vec<Event>> + Send,
     ) -> impl Future<Output = Result<bool>> + Send;
@@ -244,6 +297,10 @@ impl Ledger for PostgresLedger {
 
     async fn journal_orders(&self, ids: &[OrderId]) -> Result<HashMap<OrderId, Order>> {
         journal::orders(&self.pool, ids).await
+    }
+
+    async fn overdue(&self, asked: &Waiting, most: usize) -> Result<Vec<(DateTime<Utc>, OrderId)>> {
+        load::overdue(&self.pool, asked, most).await
     }
 
     async fn journal_version(&self, subject: Subject, id: &str) -> Result<u64> {

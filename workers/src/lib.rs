@@ -225,7 +225,7 @@ async fn pay<G: Gateway>(
     tokio::join!(hints, work).1
 }
 
-/// Validation is four loops: commands, the ends of reservations, time-outs, and the relay.
+/// Validation is four loops: commands, the ends of reservations, the relay, and overdue orders.
 async fn validate(
     client: async_nats::Client,
     pool: PgPool,
@@ -243,15 +243,14 @@ async fn validate(
         Arc::clone(&wake),
         time_to_pay,
     ));
-    let expiry = Arc::new(expiry::Expiry::new(events.clone(), topology.clone()));
+    let expiry = expiry::Expiry::new(ledger.clone(), events.clone(), topology.clone(), time_to_pay);
     let reservations = Arc::new(reservations::Reservations::new(ledger.clone()));
-    let relay = relay::Relay::new(ledger, events, topology.clone(), wake, time_to_pay);
+    let relay = relay::Relay::new(ledger, events, topology.clone(), wake);
     let mut loops = JoinSet::new();
     loops.spawn(consumer::run(validation, client.clone(), topology.clone(), shutdown.clone()));
-    loops.spawn(consumer::run(expiry, client.clone(), topology.clone(), shutdown.clone()));
     loops.spawn(consumer::run(reservations, client, topology, shutdown.clone()));
     loops.spawn(async move {
-        relay.run(shutdown).await;
+        tokio::join!(relay.run(shutdown.clone()), expiry.run(shutdown));
         Ok(())
     });
     while let Some(ended) = loops.join_next().await {

@@ -52,8 +52,12 @@ impl Worker for Projection {
         topology.events_stream()
     }
 
-    fn subjects(&self, topology: &Topology) -> Vec<String> {
-        topology.all_events()
+    fn subjects(&self, _topology: &Topology) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn wants(&self, topology: &Topology, subject: &str) -> bool {
+        topology.is_event(subject)
     }
 
     fn decode(&self, raw: &Raw<'_>) -> Result<Event, String> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures_util::future::join_all;
 use millrace_shared::crash;
-use millrace_shared::log::{self, AppendError, Entry};
+use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Event, Subject, now};
 use millrace_shared::order::Order;
 use millrace_shared::topology::Topology;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::event_log::EventLog;
-use crate::ledger::{Ledger, Outbox as _};
+use crate::ledger::{Ledger, Outbox as _, Turn};
 
 /// How often it looks for what other replicas have committed, and for stock and credit that orders
 /// have changed. What its own process has put into the outbox wakes it at once.
@@ -27,6 +27,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// How often stock and credit are told that change all the time: one event for all orders since the
 /// last. What has not changed for so long is told at once.
 const TELL: Duration = Duration::from_secs(1);
+/// So many products, and as many customers, are told at a time: they are locked meanwhile, and their
+/// events hold up others. The rest follows with the next ticks.
+const PORTION: i64 = 100;
 /// How often a replica asks whether the lock is free.
 const STANDBY: Duration = Duration::from_secs(1);
 /// Events published in a round.
@@ -43,7 +46,6 @@ pub struct Relay<D, L> {
     log: L,
     topology: Topology,
     wake: Arc<Notify>,
-    time_to_pay: Duration,
 }
 
 /// What a round has done.
@@ -69,15 +71,8 @@ pub(crate) type Heads = HashMap<(Subject, String), u64>;
 
 impl<D: Ledger, L: EventLog> Relay<D, L> {
     /// A relay from the outbox of `ledger` to `log` (EVENTS); `wake` tells it that there is work.
-    /// Orders that it publishes have `time_to_pay` to be paid.
-    pub fn new(
-        ledger: D,
-        log: L,
-        topology: Topology,
-        wake: Arc<Notify>,
-        time_to_pay: Duration,
-    ) -> Self {
-        Self { ledger, log, topology, wake, time_to_pay }
+    pub fn new(ledger: D, log: L, topology: Topology, wake: Arc<Notify>) -> Self {
+        Self { ledger, log, topology, wake }
     }
 
     /// Runs until the shutdown.
@@ -97,13 +92,15 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
     async fn lead(&self, shutdown: &CancellationToken) -> Result<()> {
         let Some(mut outbox) = self.ledger.outbox().await? else { return Ok(()) };
         let mut heads = Heads::new();
+        let mut turn = Turn::new();
         let mut quiet_until = Instant::now();
         while !shutdown.is_cancelled() {
-            let more = if Instant::now() < quiet_until {
+            let begins = turn == Turn::new();
+            let more = if begins && Instant::now() < quiet_until {
                 self.publish(&mut outbox, &mut heads).await?
             } else {
-                let Round { told, more } = self.round(&mut outbox, &mut heads).await?;
-                if told {
+                let Round { told, more } = self.round(&mut outbox, &mut heads, &mut turn).await?;
+                if begins && told {
                     quiet_until = Instant::now() + TELL;
                 }
                 more
@@ -121,8 +118,16 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
 
     /// Turns changed stock and credit into events (one for a product or customer, however many
     /// orders have changed it since the last), and publishes what waits.
-    pub(crate) async fn round(&self, outbox: &mut D::Outbox, heads: &mut Heads) -> Result<Round> {
-        let told = outbox.tell(ROUND, |book| book.tell(now())).await?;
+    pub(crate) async fn round(
+        &self,
+        outbox: &mut D::Outbox,
+        heads: &mut Heads,
+        turn: &mut Turn,
+    ) -> Result<Round> {
+        let told = outbox.tell(turn, PORTION, |book| book.tell(now())).await?;
+        if turn.is_over() {
+            *turn = Turn::new();
+        }
         Ok(Round { told, more: self.publish(outbox, heads).await? })
     }
 
@@ -265,7 +270,9 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
         events: impl Iterator<Item = &'a Event>,
         after: u64,
     ) -> Result<Vec<Entry>> {
-        Ok(log::entries(&self.topology, events, after, self.time_to_pay)?)
+        Ok(events
+            .map(|event| Entry::event(&self.topology, event, after))
+            .collect::<Result<_, _>>()?)
     }
 }
 

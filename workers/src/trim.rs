@@ -3,8 +3,8 @@
 //!
 //! - it is older than what is to be kept;
 //! - every durable consumer of the stream has settled it, and all below it;
-//! - it lies below every running clock, every order that awaits payment or refund, and every event
-//!   that waits in the outbox;
+//! - it lies below every order that awaits payment or refund, and every event that waits in the
+//!   outbox;
 //! - an event is in the journal, the very same one, and so are all below it.
 //!
 //! What is trimmed is a whole beginning of the stream, by place: nothing is left between.
@@ -22,7 +22,6 @@ use millrace_shared::topology::{DECIDER, Topology};
 use sqlx::{Connection as _, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use crate::expiry::Expiry;
 use crate::gateway::sandbox::Sandbox;
 use crate::journal;
 use crate::ledger::PostgresLedger;
@@ -38,12 +37,11 @@ const LOCK: i64 = 0x6d69_6c6c_7472_696d;
 const EVERY: Duration = Duration::from_mins(10);
 /// Who must have seen an event: without one of them nothing is trimmed, since it may have all its
 /// work before it.
-const READERS: [&str; 5] = [
+const READERS: [&str; 4] = [
     Persistence::NAME,
     Projection::NAME,
     Payment::<Log, Sandbox>::NAME,
     Reservations::<PostgresLedger>::NAME,
-    Expiry::<Log>::NAME,
 ];
 
 /// What is to be kept in any case.
@@ -182,10 +180,6 @@ impl Trim {
                 )
             });
         }
-        if let Some(clock) = self.events.first(1, &self.topology.clock("*")).await? {
-            let sequence = clock.sequence;
-            limit.lower(sequence - 1, || format!("the clock {} is running", clock.subject));
-        }
         self.limit_to_journal(state.0, &mut limit).await?;
         limit.through = limit.through.max(state.0.saturating_sub(1));
         Ok(trimmed(self.topology.events_stream(), state, limit))
@@ -198,7 +192,7 @@ impl Trim {
             let (messages, rest) = self.events.page(places).await?;
             let (mut places, mut events) = (Vec::new(), Vec::new());
             for message in messages {
-                if self.tells_time(&message.subject) {
+                if !self.topology.is_event(&message.subject) {
                     continue;
                 }
                 match Event::decode(&message.payload) {
@@ -227,13 +221,6 @@ impl Trim {
             left = rest.filter(|rest| *rest.start() <= limit.through);
         }
         Ok(())
-    }
-
-    /// Whether a message is a clock's. Those that are running hold the trim back by themselves.
-    fn tells_time(&self, subject: &str) -> bool {
-        [self.topology.clock(""), self.topology.time_out("")]
-            .iter()
-            .any(|prefix| subject.starts_with(prefix.as_str()))
     }
 }
 

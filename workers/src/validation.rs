@@ -17,7 +17,7 @@ use millrace_shared::command::Received;
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
 use millrace_shared::crash;
 use millrace_shared::ids::{CommandId, OrderId};
-use millrace_shared::log::{self, AppendError};
+use millrace_shared::log::{AppendError, Entry};
 use millrace_shared::message::{Event, Subject, now};
 use millrace_shared::metrics::{label, metrics};
 use millrace_shared::reason::Reason;
@@ -94,6 +94,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
         let mut relayed = false;
         let mut ruled: Vec<(&'static str, Option<Reason>)> = Vec::new();
         let rule = |book: &mut Book| {
+            book.time_to_pay = self.time_to_pay;
             for delivery in batch {
                 let early = delivery.sequence > settled + 1 && delivery.attempt < WAITING;
                 if early {
@@ -192,9 +193,10 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
             let history = self.topology.history(first.subject, &first.subject_id);
             let fitting = head.fitting(&group)?;
             if fitting > 0 {
-                let events = group[..fitting].iter().map(|(_, event)| event);
-                let entries =
-                    log::entries(&self.topology, events, head.sequence, self.time_to_pay)?;
+                let entries = group[..fitting]
+                    .iter()
+                    .map(|(_, event)| Entry::event(&self.topology, event, head.sequence))
+                    .collect::<Result<_, _>>()?;
                 match self.log.append(entries, PATIENCE).await {
                     Ok(_) if fitting == group.len() => return Ok(()),
                     Ok(_) | Err(AppendError::Conflict) => {}
@@ -245,6 +247,7 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
             group.iter().map(|(incoming, event)| (*incoming, event)).collect();
         let mut anew: Group<'a> = Vec::new();
         let rule = |book: &mut Book| {
+            book.time_to_pay = self.time_to_pay;
             book.orders.insert(order.order_id, Known::Here(order.into()));
             let now = now();
             let mut decisions = Vec::new();

@@ -19,7 +19,6 @@ const DOES = {
   persistence: "writes the journal",
   projection: "keeps the views",
   reservations: "gives stock and credit back",
-  expiry: "ends what is not paid in time",
 };
 /** A backlog that is older than this is worth a look. */
 const LATE = 5_000;

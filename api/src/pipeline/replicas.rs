@@ -13,8 +13,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::App;
 
 /// The roles that are micro services; `api` is the edge.
-const ROLES: [&str; 7] =
-    ["api", "validation", "reservations", "expiry", "payment", "persistence", "projection"];
+const ROLES: [&str; 6] =
+    ["api", "validation", "reservations", "payment", "persistence", "projection"];
 /// How long answers are waited for, and for how long after the last one.
 const PATIENCE: Duration = Duration::from_millis(800);
 const QUIET: Duration = Duration::from_millis(150);

@@ -31,6 +31,10 @@ pub(super) async fn process<W: Worker>(
     let mut alone = Vec::new();
     let mut away = false;
     for message in messages {
+        if !worker.wants(&settler.topology, &message.subject) {
+            settler.pass(&message).await;
+            continue;
+        }
         let Ok(info) = message.info() else { continue };
         let (sequence, attempt) = (info.stream_sequence, info.delivered.unsigned_abs());
         if attempt > 1 {

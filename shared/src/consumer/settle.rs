@@ -11,6 +11,7 @@ use crate::message::now;
 use crate::parking::held::{Held, Turn};
 use crate::parking::{Parking, Unprocessable};
 use crate::service::Counters;
+use crate::topology::Topology;
 use crate::trace::Trace;
 
 /// Deliveries after which a message that keeps failing is parked.
@@ -47,9 +48,17 @@ fn age(message: &Message) -> Duration {
     stored.ok().and_then(|stored| (now() - stored).to_std().ok()).unwrap_or_default()
 }
 
+/// A lost ack only means another delivery.
+async fn acknowledge(message: &Message, ack: AckKind) {
+    if let Err(error) = message.ack_with(ack).await {
+        tracing::debug!(subject = %message.subject, "the ack was not sent: {error}");
+    }
+}
+
 /// Settles the messages of one worker.
 pub(super) struct Settler {
     pub worker: &'static str,
+    pub topology: Topology,
     pub counters: Arc<Counters>,
     pub parking: Parking,
     /// Nothing for a worker on commands: a parked command holds back nothing.
@@ -70,6 +79,11 @@ impl Settler {
             ))),
             Err(error) => Err(Verdict::of(&error)),
         }
+    }
+
+    /// Settles a message that the worker does not want.
+    pub async fn pass(&self, message: &Message) {
+        acknowledge(message, AckKind::Ack).await;
     }
 
     /// Carries out the verdict on a message.
@@ -157,10 +171,7 @@ impl Settler {
                 }
             }
         };
-        // A lost ack only means another delivery.
-        if let Err(error) = message.ack_with(ack).await {
-            tracing::debug!(worker, subject, "the ack was not sent: {error}");
-        }
+        acknowledge(message, ack).await;
     }
 
     async fn park(&self, message: &Message, attempt: u64, reason: &str) -> anyhow::Result<()> {

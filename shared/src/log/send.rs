@@ -6,17 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap};
-use chrono::TimeDelta;
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
 use super::{AppendError, Entry, Job, too_much};
-use crate::crash;
-use crate::message::now;
 use crate::metrics::{Timed, label, metrics, number};
 
 /// From this many messages on an atomic batch is faster than single appends. Measured on one node
@@ -25,32 +22,33 @@ use crate::metrics::{Timed, label, metrics, number};
 const ATOMIC_FROM: usize = 8;
 /// Messages in one atomic batch; the server takes up to 1,000.
 const ATOMIC_MOST: usize = 500;
-/// Batches under way at a time; the server takes up to 50 for a stream, and sets up a store of its
-/// own for each, which costs more than the messages in it.
-const IN_FLIGHT: usize = 2;
-/// After so long the process was frozen between what goes ahead and the rest. Then that goes once
-/// more: a clock that has told its time before its order was there tells it again.
-const FROZEN: TimeDelta = TimeDelta::minutes(1);
-/// How long messages gather while there are many: whoever is alone never waits.
-const GATHER: Duration = Duration::from_millis(2);
+/// Batches under way at a time. The server takes one after another, and larger ones cost less: so the
+/// second waits for the first, unless that is slow.
+const IN_FLIGHT: u32 = 2;
+/// How long it waits.
+const SLOW: Duration = Duration::from_millis(100);
+/// How soon after an atomic batch the next append may begin: the server sets up a store of its own for
+/// each, which costs as much as some 80 messages in it. Whoever comes alone never waits.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
 pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver<Job>) {
     let to = Arc::new(To { client, stream: label("stream", stream) });
-    let turns = Arc::new(Semaphore::new(IN_FLIGHT));
+    let turns = Arc::new(Semaphore::new(IN_FLIGHT as usize));
     let mut waiting: VecDeque<Job> = VecDeque::new();
-    let mut last = 0;
+    let (mut last, mut begun) = (0, Instant::now());
     loop {
-        // Before anything is waited for: what comes after a rest has not rested itself.
-        if (ATOMIC_FROM..ATOMIC_MOST).contains(&last) {
-            tokio::time::sleep(GATHER).await;
-        }
         if waiting.is_empty() {
             match jobs.recv().await {
                 Some(job) => waiting.push_back(job),
                 None => return,
             }
         }
+        // While few are waiting.
+        if last >= ATOMIC_FROM && waiting.len() < ATOMIC_MOST {
+            sleep_until(begun + GATHER).await;
+        }
+        timeout(SLOW, turns.acquire_many(IN_FLIGHT)).await.ok();
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
         while waiting.len() < ATOMIC_MOST
             && let Ok(job) = jobs.try_recv()
@@ -58,7 +56,7 @@ pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver
             waiting.push_back(job);
         }
         let batch = in_time(take_batch(&mut waiting));
-        last = batch.iter().map(|job| job.entries.len()).sum();
+        (last, begun) = (batch.iter().map(|job| job.entries.len()).sum(), Instant::now());
         let to = Arc::clone(&to);
         tokio::spawn(async move {
             send(&to, batch).await;
@@ -109,7 +107,7 @@ struct To {
 async fn send(to: &To, batch: Vec<Job>) {
     let size: usize = batch.iter().map(|job| job.entries.len()).sum();
     // Where one group must be a batch, others in it cost nothing.
-    if size >= ATOMIC_FROM || !batch.iter().all(Job::singly) {
+    if size >= ATOMIC_FROM || batch.iter().any(|job| job.entries.len() > 1) {
         send_together(to, batch).await;
     } else {
         join_all(batch.into_iter().map(|job| send_together(to, vec![job]))).await;
@@ -128,8 +126,8 @@ fn send_together(to: &To, mut jobs: Vec<Job>) -> BoxFuture<'_, ()> {
             }
             let labels = vec![to.stream.clone(), label("outcome", "given_up")];
             let timed = Timed::new(&metrics().append_time, labels);
-            let outcome = match jobs.as_slice() {
-                [job] if job.singly() => append_singly(&to.client, &entries).await,
+            let outcome = match entries.as_slice() {
+                [entry] => request(&to.client, entry, headers(entry)).await,
                 _ => append_batch(&to.client, &entries).await,
             };
             metrics().append_size.record(number(entries.len()), std::slice::from_ref(&to.stream));
@@ -206,25 +204,6 @@ struct AckError {
     description: String,
 }
 
-/// One after another: what goes ahead is stored before anything is sent that the relay could find in
-/// the log, and take the whole group for stored.
-async fn append_singly(client: &Client, entries: &[&Entry]) -> Result<u64, Failure> {
-    let begun = now();
-    let mut last = 0;
-    for entry in entries {
-        last = request(client, entry, headers(entry)).await?;
-        if entry.ahead {
-            crash::point("clock.stored");
-        }
-    }
-    if now() - begun > FROZEN {
-        for entry in entries.iter().filter(|entry| entry.ahead) {
-            request(client, entry, headers(entry)).await?;
-        }
-    }
-    Ok(last)
-}
-
 async fn append_batch(client: &Client, entries: &[&Entry]) -> Result<u64, Failure> {
     let id = Uuid::now_v7().simple().to_string();
     let mut expected: HashSet<&str> = HashSet::new();
@@ -296,7 +275,6 @@ mod tests {
             payload: Bytes::new(),
             headers: HeaderMap::new(),
             expect: history.map(|history| Expect { history: history.to_owned(), sequence: 0 }),
-            ahead: false,
         };
         Job { entries: vec![entry; count], deadline: Instant::now(), reply: oneshot::channel().0 }
     }
@@ -307,17 +285,6 @@ mod tests {
             [job(Some("a"), 1), job(Some("b"), 1), job(Some("a"), 1), job(None, 1)].into();
         assert_eq!(take_batch(&mut waiting).len(), 3);
         assert_eq!(take_batch(&mut waiting).len(), 1);
-    }
-
-    #[test]
-    fn only_what_may_go_ahead_is_stored_before_the_rest_of_its_group() {
-        let mut group = job(Some("a"), 2);
-        assert!(!group.singly());
-        group.entries[0].ahead = true;
-        assert!(group.singly());
-        group.entries.swap(0, 1);
-        assert!(!group.singly());
-        assert!(job(None, 1).singly());
     }
 
     #[test]

@@ -236,7 +236,6 @@ impl Desk {
                 payload: Bytes::new(),
                 headers: HeaderMap::new(),
                 expect: Some(Expect { history: place.clone(), sequence: 0 }),
-                ahead: false,
             };
             match self.parked.append(vec![entry], PATIENCE).await {
                 // A conflict: it has been asked for already.

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 
 use async_nats::Client;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
@@ -73,7 +72,6 @@ impl Finder {
                 }
             },
         };
-        let expires_at = self.clock(id).await?;
         timeline.sort_by_key(|moment| (moment.at, moment.kind, moment.version));
         Ok(Some(Story {
             order_id: id,
@@ -84,23 +82,12 @@ impl Finder {
             payment_method: order.payment.method.as_str(),
             timeline,
             steps: stays(&order),
-            holds: holds.map(|holds| Holds { expires_at, ..holds }),
+            holds: holds.map(|holds| Holds {
+                expires_at: holds.expires_at.filter(|_| order.status.awaits_payment()),
+                ..holds
+            }),
             missing,
         }))
-    }
-
-    /// When the clock of the payment runs out, if it runs.
-    async fn clock(&self, id: OrderId) -> Result<Option<String>, PastError> {
-        let stream = self.past.log().stream().await?;
-        let clock = self.past.topology().clock(&id.to_string());
-        match stream.get_last_raw_message_by_subject(&clock).await {
-            Ok(message) => {
-                let at = message.headers.get("Nats-Schedule").map(async_nats::HeaderValue::as_str);
-                Ok(at.and_then(|at| at.strip_prefix("@at ")).map(str::to_owned))
-            }
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(ReadError::Unavailable(error.to_string()).into()),
-        }
     }
 
     async fn parked(&self, id: OrderId) -> Result<Vec<Moment>, PastError> {
@@ -283,11 +270,12 @@ async fn operators(pool: &PgPool, id: OrderId, audience: Audience) -> sqlx::Resu
 }
 
 async fn holds(pool: &PgPool, id: OrderId) -> sqlx::Result<Option<Holds>> {
-    let order =
-        sqlx::query("select stock, credit, credit_held from ledger.orders where order_id = $1")
-            .bind(id.0)
-            .fetch_optional(pool)
-            .await?;
+    let order = sqlx::query(
+        "select stock, credit, credit_held, pay_by from ledger.orders where order_id = $1",
+    )
+    .bind(id.0)
+    .fetch_optional(pool)
+    .await?;
     let Some(order) = order else { return Ok(None) };
     let pieces: Vec<(String, i64)> = sqlx::query_as(
         "select product_id, quantity from ledger.reservations where order_id = $1
@@ -304,6 +292,6 @@ async fn holds(pool: &PgPool, id: OrderId) -> sqlx::Result<Option<Holds>> {
             .map(|(product_id, quantity)| Pieces { product_id, quantity })
             .collect(),
         credit: if held { order.try_get("credit")? } else { 0 },
-        expires_at: None,
+        expires_at: order.try_get("pay_by")?,
     }))
 }

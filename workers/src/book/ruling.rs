@@ -107,4 +107,6 @@ pub struct Placed {
     pub pieces: BTreeMap<ProductId, u32>,
     /// Minor units of the customer's credit.
     pub credit: i64,
+    /// Until when it is to be paid; none for an order that was rejected.
+    pub pay_by: Option<DateTime<Utc>>,
 }

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
+use chrono::{DateTime, Utc};
 use millrace_shared::customer::Customer;
 use millrace_shared::ids::{CommandId, OrderId};
 use millrace_shared::message::{About, Subject};
 use millrace_shared::money::{Currency, Money};
 use millrace_shared::product::{Product, Stock};
 use millrace_shared::reason::{Reason, Refusal};
-use sqlx::{PgConnection, Row as _};
+use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
-use super::Needs;
+use super::{Needs, Waiting};
 use crate::book::{Book, Past};
 use crate::reservations::Holding;
 
@@ -43,6 +44,31 @@ pub async fn book(tx: &mut PgConnection, needs: &Needs) -> Result<Book> {
         book.placed = placed.into_iter().map(OrderId).collect();
     }
     Ok(book)
+}
+
+/// Orders that still wait in the journal after their time.
+pub async fn overdue(
+    pool: &PgPool,
+    asked: &Waiting,
+    most: usize,
+) -> Result<Vec<(DateTime<Utc>, OrderId)>> {
+    let (after, order) = asked.after.unwrap_or((DateTime::UNIX_EPOCH, OrderId(Uuid::nil())));
+    let rows: Vec<(DateTime<Utc>, Uuid)> = sqlx::query_as(
+        "select o.placed_at, o.order_id
+         from journal.orders o left join ledger.orders l on l.order_id = o.order_id
+         where o.status = $1 and o.placed_at < $2 and coalesce(l.pay_by < $3, true)
+               and o.placed_at >= $4 and (o.placed_at, o.order_id) > ($4, $5)
+         order by o.placed_at, o.order_id limit $6",
+    )
+    .bind(asked.status.as_str())
+    .bind(asked.until - asked.time_to_pay)
+    .bind(asked.until)
+    .bind(after)
+    .bind(order.0)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX))
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|(placed_at, id)| (placed_at, OrderId(id))).collect())
 }
 
 /// Ids as PostgreSQL takes them.

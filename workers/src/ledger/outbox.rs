@@ -9,7 +9,7 @@ use millrace_shared::message::Event;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::{Outbox, load, store};
+use super::{Outbox, Turn, load, store};
 use crate::book::Book;
 
 /// The advisory lock of the one relay of a database ("millrace" in ASCII).
@@ -37,21 +37,31 @@ impl PostgresOutbox {
 impl Outbox for PostgresOutbox {
     async fn tell(
         &mut self,
+        turn: &mut Turn,
         most: i64,
         tell: impl FnOnce(&mut Book) -> Result<Vec<Event>> + Send,
     ) -> Result<bool> {
+        // Nothing comes after what is null.
         let products: Vec<String> = sqlx::query_scalar(
-            "select product_id from ledger.products where touched order by product_id limit $1",
+            "select product_id from ledger.products where touched and product_id > $1
+             order by product_id limit $2",
         )
+        .bind(&turn.products)
         .bind(most)
         .fetch_all(&mut self.connection)
         .await?;
         let customers: Vec<String> = sqlx::query_scalar(
-            "select customer_id from ledger.customers where touched order by customer_id limit $1",
+            "select customer_id from ledger.customers where touched and customer_id > $1
+             order by customer_id limit $2",
         )
+        .bind(&turn.customers)
         .bind(most)
         .fetch_all(&mut self.connection)
         .await?;
+        *turn = Turn {
+            products: Turn::after(&products, most),
+            customers: Turn::after(&customers, most),
+        };
         if products.is_empty() && customers.is_empty() {
             return Ok(false);
         }

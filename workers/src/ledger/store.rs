@@ -127,10 +127,10 @@ pub async fn decisions(tx: &mut PgConnection, decisions: &[Decision]) -> Result<
                                      $6::text[], $7::text[], $8::text[])
             on conflict do nothing returning 1
          ), ordered as (
-            insert into ledger.orders (order_id, customer_id, stock, credit, credit_held)
-            select id, customer, stock, credit, credit > 0
-            from unnest($10::uuid[], $11::text[], $12::text[], $13::bigint[])
-                 as new (id, customer, stock, credit)
+            insert into ledger.orders (order_id, customer_id, stock, credit, credit_held, pay_by)
+            select id, customer, stock, credit, credit > 0, pay_by
+            from unnest($10::uuid[], $11::text[], $12::text[], $13::bigint[], $22::timestamptz[])
+                 as new (id, customer, stock, credit, pay_by)
             on conflict do nothing returning 1
          ), held as (
             insert into ledger.reservations (order_id, product_id, quantity)
@@ -164,6 +164,7 @@ pub async fn decisions(tx: &mut PgConnection, decisions: &[Decision]) -> Result<
     .bind(events.iter().map(|(_, event)| event.subject_id.clone()).collect::<Vec<_>>())
     .bind(events.iter().map(|(_, event)| signed(event.version)).collect::<Vec<_>>())
     .bind(texts)
+    .bind(placed.iter().map(|p| p.pay_by).collect::<Vec<_>>())
     .fetch_one(tx)
     .await?;
     if (decided, ordered) == (count(&past), count(&placed)) { Ok(()) } else { Err(Raced.into()) }

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::Result;
+use chrono::{DateTime, Utc};
 use millrace_shared::ids::{CommandId, OrderId};
 use millrace_shared::message::{Event, Subject};
-use millrace_shared::order::Order;
+use millrace_shared::order::{Order, OrderStatus};
 
 use super::fate::{Fate, lock};
 use super::tables::{Failure, Lock, OrderRow, Row, Tables, Writes};
 use crate::book::{Book, Decision, Incoming};
-use crate::ledger::{Ledger, Needs, Outbox, Raced};
+use crate::ledger::{Ledger, Needs, Outbox, Raced, Turn, Waiting};
 use crate::reservations::{Holding, Settlement};
 
 /// The ledger. Clones share the tables.
@@ -265,6 +266,19 @@ impl Ledger for MemoryLedger {
         Ok(HashMap::new())
     }
 
+    async fn overdue(&self, asked: &Waiting, most: usize) -> Result<Vec<(DateTime<Utc>, OrderId)>> {
+        self.statement().await?;
+        // The journal may be far behind: it also shows orders that have ended since.
+        let overdue: Vec<OrderId> = match asked.status {
+            OrderStatus::Validated => self.tables().overdue.iter().copied().collect(),
+            _ => Vec::new(),
+        };
+        self.fate.turn().await;
+        let after = asked.after.map(|(_, order)| order);
+        let rest = overdue.into_iter().filter(|order| after.is_none_or(|after| *order > after));
+        Ok(rest.take(most).map(|order| (DateTime::UNIX_EPOCH, order)).collect())
+    }
+
     async fn journal_version(&self, _: Subject, _: &str) -> Result<u64> {
         self.statement().await?;
         Ok(0)
@@ -312,16 +326,24 @@ impl Drop for MemoryOutbox {
 impl Outbox for MemoryOutbox {
     async fn tell(
         &mut self,
+        turn: &mut Turn,
         most: i64,
         tell: impl FnOnce(&mut Book) -> Result<Vec<Event>> + Send,
     ) -> Result<bool> {
         self.statement().await?;
-        let most = usize::try_from(most)?;
-        let (products, customers) = self.ledger.tables().touched(most);
+        let (products, customers) = self.ledger.tables().touched(turn, usize::try_from(most)?);
+        *turn = Turn {
+            products: Turn::after(&products, most),
+            customers: Turn::after(&customers, most),
+        };
         if products.is_empty() && customers.is_empty() {
             return Ok(false);
         }
         let mut transaction = self.ledger.begin().await?;
+        let products = products.iter().map(|id| id.parse().map(Lock::Product));
+        let customers = customers.iter().map(|id| id.parse().map(Lock::Customer));
+        let (products, customers): (Vec<_>, Vec<_>) =
+            (products.collect::<Result<_, _>>()?, customers.collect::<Result<_, _>>()?);
         let mut book = transaction.book(products, customers).await?;
         let events = tell(&mut book)?;
         transaction.store_book(&book).await?;

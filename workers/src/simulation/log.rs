@@ -1,5 +1,5 @@
 //! The two streams and their consumers, in memory: honest about expected sequences, atomic groups,
-//! message schedules, redelivery and acks that are not durable.
+//! redelivery and acks that are not durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::Result;
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use millrace_shared::ids::OrderId;
 use millrace_shared::log::{AppendError, Entry, ReadError, Stored};
-use millrace_shared::message::{Event, now};
+use millrace_shared::message::{Event, Subject, now};
+use millrace_shared::order::Order;
 
 use super::fate::{Fate, Flaw, lock};
 use crate::event_log::EventLog;
@@ -132,8 +134,6 @@ pub struct Streams {
     pub events: Stream,
     /// The places of each history's messages in EVENTS.
     histories: BTreeMap<String, Vec<usize>>,
-    /// Where running clocks will tell a time-out.
-    pub clocks: BTreeMap<String, String>,
 }
 
 impl Streams {
@@ -168,13 +168,6 @@ impl Streams {
             }
         }
         for entry in entries {
-            let header = |name: &str| entry.headers.get(name).map(ToString::to_string);
-            if let Some(target) = header("Nats-Schedule-Target") {
-                self.clocks.insert(entry.subject.clone(), target);
-            }
-            if let Some(clock) = header("Nats-Scheduler") {
-                self.clocks.remove(&clock);
-            }
             let at = self.push_event(&entry.subject, entry.payload.clone());
             if let Some(expect) = &entry.expect {
                 self.histories.entry(expect.history.clone()).or_default().push(at);
@@ -194,22 +187,16 @@ impl Streams {
         self.events.messages.len() - 1
     }
 
-    /// Has the time of one order run out, if any clock runs. One that was stored ahead of its order
-    /// runs for minutes: it never ends before the order is there.
-    pub fn time_out(&mut self, fate: &Fate) -> bool {
-        let there = |clock: &&String| {
-            !self.places(&format!("{}.*", clock.replace(".clock.", ".order."))).is_empty()
-        };
-        let clocks: Vec<String> = self.clocks.keys().filter(there).cloned().collect();
-        if clocks.is_empty() {
-            return false;
-        }
-        let clock = fate.choose(&clocks);
-        if let Some(target) = self.clocks.remove(&clock) {
-            let at = self.push_event(&target, Bytes::new());
-            fate.tell(|| format!("EVENTS {}: {target}", at + 1));
-        }
-        true
+    /// Orders that wait for their payment.
+    pub fn unpaid(&self) -> BTreeSet<OrderId> {
+        let last = self.histories.values().filter_map(|places| places.last());
+        let events = last.filter_map(|at| self.stored(*at).ok()).map(|stored| stored.event);
+        events
+            .filter(|event| event.subject == Subject::Order)
+            .filter_map(|event| event.state::<Order>().ok())
+            .filter(|order| order.status.awaits_payment())
+            .map(|order| order.order_id)
+            .collect()
     }
 }
 
@@ -275,12 +262,6 @@ impl EventLog for MemoryLog {
     }
 
     async fn append(&self, entries: Vec<Entry>, _: Duration) -> Result<u64, AppendError> {
-        // Few go out one after another, many together.
-        let ahead = entries.iter().take_while(|entry| entry.ahead).count();
-        if ahead > 0 && self.fate.one_in(2) {
-            self.append_all(entries[..ahead].to_vec()).await?;
-            return self.append_all(entries[ahead..].to_vec()).await;
-        }
         self.append_all(entries).await
     }
 

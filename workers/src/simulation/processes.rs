@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use millrace_shared::consumer::{Delivery, Raw, Verdict, Worker};
+use millrace_shared::ids::OrderId;
 use millrace_shared::message::now;
 use millrace_shared::topology::Topology;
 use millrace_shared::trace::Trace;
@@ -40,7 +41,7 @@ type Decider = Validation<MemoryLedger, Log>;
 type Releaser = Reservations<MemoryLedger>;
 type Charger = Payment<Log, MemoryGateway>;
 
-/// A batch in the hands of a process, or its relay.
+/// A batch in the hands of a process, its relay, or what ends its overdue orders.
 struct Task {
     process: usize,
     name: &'static str,
@@ -56,11 +57,13 @@ struct Kind {
     batch: usize,
 }
 
+/// What goes on until its process dies.
 const RELAY: &str = "relay";
+const EXPIRY: &str = "expiry";
 const VALIDATES: &[Kind] = &[
     Kind { name: Decider::NAME, at_a_time: 2, batch: 5 },
     Kind { name: Releaser::NAME, at_a_time: 1, batch: 5 },
-    Kind { name: Expiry::<Log>::NAME, at_a_time: 1, batch: 3 },
+    Kind { name: EXPIRY, at_a_time: 1, batch: 0 },
     Kind { name: RELAY, at_a_time: 1, batch: 0 },
 ];
 const CHARGES: &[Kind] = &[Kind { name: Charger::NAME, at_a_time: 3, batch: 1 }];
@@ -80,7 +83,7 @@ pub struct World {
     tasks: Vec<Task>,
     validation: Arc<Decider>,
     reservations: Arc<Releaser>,
-    expiry: Arc<Expiry<Log>>,
+    expiry: Arc<Expiry<MemoryLedger, Log>>,
     relay: Arc<Relay<MemoryLedger, Log>>,
     payment: Arc<Charger>,
 }
@@ -92,15 +95,14 @@ impl World {
         let (wake, names) = (Arc::new(Notify::new()), || topology.clone());
         let validation =
             Validation::new(ledger.clone(), log.clone(), names(), wake.clone(), TIME_TO_PAY);
-        let relay = Relay::new(ledger.clone(), log.clone(), names(), wake, TIME_TO_PAY);
+        let relay = Relay::new(ledger.clone(), log.clone(), names(), wake);
         let reservations = Reservations::new(ledger.clone());
-        let expiry = Expiry::new(log.clone(), names());
+        let expiry = Expiry::new(ledger.clone(), log.clone(), names(), TIME_TO_PAY);
         let payment = Payment::new(log.clone(), names(), Arc::new(gateway.clone()));
         {
             let mut streams = log.streams();
             streams.commands.consume(Decider::NAME, validation.subjects(&topology));
             streams.events.consume(Releaser::NAME, reservations.subjects(&topology));
-            streams.events.consume(Expiry::<Log>::NAME, expiry.subjects(&topology));
             streams.events.consume(Charger::NAME, payment.subjects(&topology));
         }
         Self {
@@ -142,7 +144,7 @@ impl World {
             // An order whose charge is not known waits until its time is over.
             if at_rest || step % LONG == 0 {
                 self.fate.act("time", None);
-                let timed_out = self.log.streams().time_out(&self.fate);
+                let timed_out = self.time_out();
                 if at_rest && !timed_out {
                     return true;
                 }
@@ -169,13 +171,15 @@ impl World {
         let tables = self.ledger.tables();
         let told = tables.products.values().all(|(_, touched)| !touched)
             && tables.customers.values().all(|(_, touched)| !touched);
-        let working = self.tasks.iter().any(|task| task.name != RELAY);
+        let working = self.tasks.iter().any(|task| ![RELAY, EXPIRY].contains(&task.name));
         let quiet = self.fate.is_quiet() && !working;
         quiet
             && told
             && tables.outbox.is_empty()
             && streams.commands.is_idle()
             && streams.events.is_idle()
+            // Last, since it reads every history.
+            && streams.unpaid().is_disjoint(&tables.overdue)
     }
 
     /// A client publishes a command; not hearing of it, it does so again.
@@ -208,7 +212,7 @@ impl World {
         }
         if self.fate.strikes(rates.time_out) {
             self.fate.act("time", None);
-            self.log.streams().time_out(&self.fate);
+            self.time_out();
         }
         if self.fate.strikes(rates.restarts) {
             self.fate.act("servers", None);
@@ -229,6 +233,20 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Has the time of one order run out, if any waits for its payment.
+    fn time_out(&self) -> bool {
+        let unpaid = self.log.streams().unpaid();
+        let mut tables = self.ledger.tables();
+        let running: Vec<OrderId> = unpaid.difference(&tables.overdue).copied().collect();
+        if running.is_empty() {
+            return false;
+        }
+        let order = self.fate.choose(&running);
+        self.fate.tell(|| format!("the time of the order {order} is over"));
+        tables.overdue.insert(order);
+        true
     }
 
     /// Kills a process: its handlers are gone; what they had sent may yet arrive.
@@ -294,9 +312,12 @@ impl World {
         if running.count() >= kind.at_a_time {
             return;
         }
-        if name == RELAY {
-            let handler =
-                Box::pin(relay(self.relay.clone(), self.ledger.clone(), self.fate.clone()));
+        if kind.batch == 0 {
+            let handler: Handler = if name == RELAY {
+                Box::pin(relay(self.relay.clone(), self.ledger.clone(), self.fate.clone()))
+            } else {
+                Box::pin(expire(self.expiry.clone(), self.fate.clone()))
+            };
             self.tasks.push(Task { process, name, batch: Vec::new(), handler });
             return;
         }
@@ -319,8 +340,7 @@ impl World {
             let handler: Handler = match name {
                 Decider::NAME => Box::pin(handle(self.validation.clone(), messages)),
                 Releaser::NAME => Box::pin(handle(self.reservations.clone(), messages)),
-                Charger::NAME => Box::pin(handle(self.payment.clone(), messages)),
-                _ => Box::pin(handle(self.expiry.clone(), messages)),
+                _ => Box::pin(handle(self.payment.clone(), messages)),
             };
             self.tasks.push(Task { process, name, batch, handler });
         }
@@ -369,13 +389,23 @@ async fn relay(
     ledger: MemoryLedger,
     fate: Fate,
 ) -> Vec<Verdict> {
-    use crate::ledger::Ledger as _;
+    use crate::ledger::{Ledger as _, Turn};
     loop {
         fate.turn().await;
         let Ok(Some(mut outbox)) = ledger.outbox().await else { continue };
-        let mut heads = Heads::new();
-        while relay.round(&mut outbox, &mut heads).await.is_ok() {
+        let (mut heads, mut turn) = (Heads::new(), Turn::new());
+        while relay.round(&mut outbox, &mut heads, &mut turn).await.is_ok() {
             fate.turn().await;
+        }
+    }
+}
+
+/// What ends the overdue orders of one process, until it dies.
+async fn expire(expiry: Arc<Expiry<MemoryLedger, Log>>, fate: Fate) -> Vec<Verdict> {
+    loop {
+        fate.turn().await;
+        if let Err(error) = expiry.look().await {
+            fate.tell(|| format!("overdue orders cannot be looked for: {error:#}"));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The ledger's rows, their locks and constraints.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use anyhow::Result;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::fate::{Fate, Flaw};
 use crate::book::{Book, Past, Placed};
-use crate::ledger::Needs;
+use crate::ledger::{Needs, Turn};
 use crate::reservations::{Holding, Settlement};
 
 /// What can be locked: rows, and keys that must be unique.
@@ -196,6 +196,8 @@ pub struct Tables {
     pub orders: BTreeMap<OrderId, OrderRow>,
     pub decisions: BTreeMap<CommandId, (Past, Option<Uuid>)>,
     pub outbox: BTreeMap<i64, Row>,
+    /// Orders whose time to pay is over.
+    pub overdue: BTreeSet<OrderId>,
     /// Who holds the outbox.
     pub relay: Option<u64>,
     /// How often the server was started.
@@ -337,12 +339,19 @@ impl Tables {
     }
 
     /// Products and customers with changes that no event has told.
-    pub fn touched(&self, most: usize) -> (Vec<Lock>, Vec<Lock>) {
-        let products = self.products.iter().filter(|(_, (_, touched))| *touched);
-        let customers = self.customers.iter().filter(|(_, (_, touched))| *touched);
+    pub fn touched(&self, turn: &Turn, most: usize) -> (Vec<String>, Vec<String>) {
+        fn next<T: ToString, R>(
+            rows: &BTreeMap<T, (R, bool)>,
+            after: Option<&String>,
+            most: usize,
+        ) -> Vec<String> {
+            let touched = rows.iter().filter(|(_, (_, touched))| *touched);
+            let ids = touched.map(|(id, _)| id.to_string());
+            ids.filter(|id| after.is_some_and(|after| id > after)).take(most).collect()
+        }
         (
-            products.take(most).map(|(id, _)| Lock::Product(id.clone())).collect(),
-            customers.take(most).map(|(id, _)| Lock::Customer(id.clone())).collect(),
+            next(&self.products, turn.products.as_ref(), most),
+            next(&self.customers, turn.customers.as_ref(), most),
         )
     }
 
