@@ -13,8 +13,8 @@
 //! | `PostgreSQL`, one statement a batch of events | the event; the order as it now is; two lines, once | journal |
 //! | Redis, one pipeline a batch of events | the document, guarded by its version; the outcome of the command, once; the places in the lists of the customer and the day; the place among the customer's changes; the version that is counted in the reports | views |
 //!
-//! Left out, though Millrace writes them, because something else could do their part: the clock of
-//! the payment, the outbox apart from the decision, the mark of a pending order, and acks.
+//! Left out, though Millrace writes them, because something else could do their part: the outbox apart
+//! from the decision, the mark of a pending order, and acks.
 
 mod keys;
 mod log;
