@@ -19,6 +19,24 @@ def park():
     return place(CUSTOMER, "mug", order)
 
 
+# Of copies of the workers' boxes with long times: in how many the times go beyond the edge.
+OUTSIDE = """() => {
+  const copies = [...document.querySelectorAll(".node.worker")].map((box) => {
+    const copy = box.cloneNode(true);
+    box.after(copy);
+    copy.querySelector(".facts dd").textContent = "279 ms / 395 ms";
+    return copy;
+  });
+  const outside = copies.filter((copy) => {
+    const text = document.createRange();
+    text.selectNodeContents(copy.querySelector(".facts dd"));
+    return text.getBoundingClientRect().right > copy.getBoundingClientRect().right - 8;
+  });
+  copies.forEach((copy) => copy.remove());
+  return outside.length;
+}"""
+
+
 def node(page, name):
     return page.locator(".node").filter(has=page.get_by_role("heading", name=name))
 
@@ -49,6 +67,9 @@ def the_pipeline_shows_live_numbers(chromium):
     other.goto(BASE + "/ops")
     line = other.locator(".chart .line").first
     eventually("the history is drawn", lambda: "L" in (line.get_attribute("d") or ""))
+    for width in [390, 1280, 1440, 1600]:
+        other.set_viewport_size({"width": width, "height": 900})
+        assert other.evaluate(OUTSIDE) == 0, f"a time leaves its box at {width} pixels"
     shop.close()
 
 
