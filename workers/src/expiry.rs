@@ -22,8 +22,8 @@ use crate::ledger::{Ledger, Waiting};
 /// How often overdue orders are looked for. Each replica does so: the log lets only one of them end an
 /// order.
 const EVERY: Duration = Duration::from_secs(1);
-/// While the journal shows only orders that wait no longer, it is behind by far: then it is asked less
-/// and less often, down to this.
+/// While the journal shows a whole page of orders that wait no longer, it is behind by far: then it is
+/// asked less and less often, down to this.
 const SELDOM: Duration = Duration::from_mins(1);
 /// Orders that are looked at together.
 const PAGE: usize = 256;
@@ -46,8 +46,8 @@ pub struct Expiry<D, L> {
 pub struct Looked {
     /// Orders that seemed to be overdue.
     pub found: usize,
-    /// Those of them that have ended by this.
-    pub expired: usize,
+    /// Those of them that had ended before: the journal does not know it yet.
+    pub over: usize,
 }
 
 impl<D: Ledger, L: EventLog> Expiry<D, L> {
@@ -60,8 +60,15 @@ impl<D: Ledger, L: EventLog> Expiry<D, L> {
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut pause = EVERY;
         while !shutdown.is_cancelled() {
-            pause = match self.look().await {
-                Ok(Looked { found, expired: 0 }) if found > 0 => (pause * 2).min(SELDOM),
+            // What was begun by a look that is cut off is found again.
+            let looked = tokio::select! {
+                looked = self.look() => looked,
+                () = shutdown.cancelled() => return,
+            };
+            pause = match looked {
+                Ok(Looked { found, over }) if over >= PAGE && over == found => {
+                    (pause * 2).min(SELDOM)
+                }
                 Ok(_) => EVERY,
                 Err(error) => {
                     tracing::warn!("overdue orders cannot be looked for: {error:#}");
@@ -88,7 +95,7 @@ impl<D: Ledger, L: EventLog> Expiry<D, L> {
                 looked.found += page.len();
                 for ((_, order), ended) in page.iter().zip(ended) {
                     match ended {
-                        Ok(ended) => looked.expired += usize::from(ended),
+                        Ok(ended) => looked.over += usize::from(!ended),
                         // It must not hold up the others.
                         Err(error) => tracing::warn!(%order, "an overdue order waits: {error:#}"),
                     }

@@ -159,7 +159,8 @@ async fn write_orders(tx: &mut PgConnection, rows: &[(DateTime<Utc>, Order)]) ->
                 $23::bigint[], $24::bigint[], $25::bigint[], $26::text[])
                 as new (order_id, line, product_id, name, brand, quantity, unit_price, line_total,
                         currency)
-         join written using (order_id) where written.inserted",
+         join written using (order_id) where written.inserted
+         on conflict do nothing",
     )
     .bind(column(rows, |(_, o)| o.order_id.0))
     .bind(column(rows, |(_, o)| o.customer_id.as_str()))
