@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use millrace_api::{ApiConfig, Server};
 use millrace_cli::servers::{Addresses, ServerOptions, Servers};
 use millrace_shared::access::Principal;
@@ -382,8 +383,15 @@ impl System {
         eventually("every worker has seen everything", async || {
             let jetstream = async_nats::jetstream::new(self.nats.clone());
             let mut not_there = self.started.lock().expect("no test has panicked").clone();
-            for name in [self.topology.commands_stream(), self.topology.events_stream()] {
-                let stream = jetstream.get_stream(&name).await.ok()?;
+            let names = [self.topology.commands_stream(), self.topology.events_stream()];
+            let ends = async || {
+                let streams = names.each_ref().map(|name| jetstream.get_stream(name));
+                let streams = try_join_all(streams).await.ok()?;
+                let ends = streams.iter().map(|it| it.cached_info().state.last_sequence);
+                Some((ends.collect::<Vec<u64>>(), streams))
+            };
+            let (before, streams) = ends().await?;
+            for stream in streams {
                 let mut consumers = std::pin::pin!(stream.consumers());
                 while let Some(consumer) = futures_util::StreamExt::next(&mut consumers).await {
                     let info = consumer.ok()?;
@@ -406,7 +414,8 @@ impl System {
             .fetch_one(&self.pool)
             .await
             .ok()?;
-            (waiting == 0).then_some(())
+            // What left the outbox meanwhile has been seen by nobody yet.
+            (waiting == 0 && ends().await?.0 == before).then_some(())
         })
         .await;
     }
