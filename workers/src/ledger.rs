@@ -285,9 +285,9 @@ impl Ledger for PostgresLedger {
     ) -> Result<()> {
         let mut tx = self.pool.begin().await?;
         let settlement = settle(&load::holdings(&mut tx, orders).await?);
-        let mut book = Book::default();
-        load::products(&mut tx, &mut book, &load::texts(settlement.pieces.keys())).await?;
-        load::customers(&mut tx, &mut book, &load::texts(settlement.credit.keys())).await?;
+        let [products, customers] =
+            [load::texts(settlement.pieces.keys()), load::texts(settlement.credit.keys())];
+        let mut book = load::lock(&mut tx, products, customers).await?;
         settlement.apply(&mut book);
         store::book(&mut tx, &book).await?;
         store::settlement(&mut tx, &settlement).await?;

@@ -29,7 +29,7 @@ const IN_FLIGHT: u32 = 2;
 const SLOW: Duration = Duration::from_millis(100);
 /// How soon after an atomic batch the next append may begin: the server sets up a store of its own for
 /// each, which costs as much as some 80 messages in it. Whoever comes alone never waits.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
 pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver<Job>) {

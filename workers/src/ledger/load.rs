@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use chrono::{DateTime, Utc};
 use millrace_shared::customer::Customer;
-use millrace_shared::ids::{CommandId, OrderId};
+use millrace_shared::ids::{CommandId, CustomerId, OrderId, ProductId};
 use millrace_shared::message::{About, Subject};
 use millrace_shared::money::{Currency, Money};
 use millrace_shared::product::{Product, Stock};
 use millrace_shared::reason::{Reason, Refusal};
+use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row as _};
 use uuid::Uuid;
 
@@ -27,22 +28,9 @@ pub async fn book(tx: &mut PgConnection, needs: &Needs) -> Result<Book> {
         // Before any row, so that it takes part in no deadlock.
         sqlx::query("select pg_advisory_xact_lock($1)").bind(CREATING).execute(&mut *tx).await?;
     }
-    let mut book = Book::default();
-    products(tx, &mut book, &texts(&needs.products)).await?;
-    customers(tx, &mut book, &texts(&needs.customers)).await?;
+    let mut book = lock(tx, texts(&needs.products), texts(&needs.customers)).await?;
     // After the locks: what another replica decided meanwhile is seen.
-    for (past, key_id) in decisions(tx, needs).await? {
-        book.keys.extend(key_id.map(|key_id| (key_id, past.clone())));
-        book.decided.insert(past.command_id, past);
-    }
-    if !needs.orders.is_empty() {
-        let placed: Vec<Uuid> =
-            sqlx::query_scalar("select order_id from ledger.orders where order_id = any($1)")
-                .bind(needs.orders.iter().map(|id| id.0).collect::<Vec<_>>())
-                .fetch_all(tx)
-                .await?;
-        book.placed = placed.into_iter().map(OrderId).collect();
-    }
+    known(tx, &mut book, needs).await?;
     Ok(book)
 }
 
@@ -76,73 +64,87 @@ pub fn texts<'a, T: ToString + 'a>(ids: impl IntoIterator<Item = &'a T>) -> Vec<
     ids.into_iter().map(ToString::to_string).collect()
 }
 
-/// Locks products, in the order of their ids, and enters them into the book.
-pub async fn products(tx: &mut PgConnection, book: &mut Book, ids: &[String]) -> Result<()> {
-    if ids.is_empty() {
-        return Ok(());
-    }
+/// Locks products and then customers, each in the order of their ids, and makes a book of them.
+pub async fn lock(
+    tx: &mut PgConnection,
+    products: Vec<String>,
+    customers: Vec<String>,
+) -> Result<Book> {
+    // That customers come second is said by a condition: they wait for the count of the products.
     let rows = sqlx::query(
-        "select product_id, name, brand, category, price, currency, active,
-                available, reserved, sold, version, touched
-         from ledger.products where product_id = any($1) order by product_id for update",
+        "with products as materialized (
+            select product_id, name, brand, category, price, currency, active,
+                   available, reserved, sold, version, touched
+            from ledger.products where product_id = any($1) order by product_id for update
+         ), customers as materialized (
+            select customer_id, name, credit_limit, currency, credit_used, version, touched
+            from ledger.customers
+            where customer_id = any($2) and (select count(*) from products) >= 0
+            order by customer_id for update
+         )
+         select product_id, null as customer_id, name, brand, category, price as amount, currency,
+                active, available, reserved, sold, null as credit_used, version, touched
+         from products
+         union all
+         select null, customer_id, name, null, null, credit_limit, currency,
+                null, null, null, null, credit_used, version, touched
+         from customers",
     )
-    .bind(ids)
+    .bind(products)
+    .bind(customers)
     .fetch_all(tx)
     .await?;
+    let mut book = Book::default();
     for row in rows {
-        let product = Product {
-            product_id: row.try_get::<String, _>("product_id")?.parse()?,
-            name: row.try_get("name")?,
-            brand: row.try_get("brand")?,
-            category: row.try_get("category")?,
-            price: Money::new(row.try_get("price")?, currency(row.try_get("currency")?)?),
-            active: row.try_get("active")?,
-            stock: Stock {
-                available: row.try_get("available")?,
-                reserved: row.try_get("reserved")?,
-                sold: row.try_get("sold")?,
-            },
-            version: unsigned(row.try_get("version")?),
-        };
-        if row.try_get("touched")? {
-            book.touched_products.insert(product.product_id.clone());
+        if let Some(id) = row.try_get::<Option<String>, _>("product_id")? {
+            enter_product(&mut book, id.parse()?, &row)?;
+        } else {
+            enter_customer(&mut book, row.try_get::<String, _>("customer_id")?.parse()?, &row)?;
         }
-        book.products.insert(product.product_id.clone(), product);
     }
+    Ok(book)
+}
+
+fn enter_product(book: &mut Book, product_id: ProductId, row: &PgRow) -> Result<()> {
+    let product = Product {
+        product_id: product_id.clone(),
+        name: row.try_get("name")?,
+        brand: row.try_get("brand")?,
+        category: row.try_get("category")?,
+        price: Money::new(row.try_get("amount")?, currency(row.try_get("currency")?)?),
+        active: row.try_get("active")?,
+        stock: Stock {
+            available: row.try_get("available")?,
+            reserved: row.try_get("reserved")?,
+            sold: row.try_get("sold")?,
+        },
+        version: unsigned(row.try_get("version")?),
+    };
+    if row.try_get("touched")? {
+        book.touched_products.insert(product_id.clone());
+    }
+    book.products.insert(product_id, product);
     Ok(())
 }
 
-/// As [`products`], for customers.
-pub async fn customers(tx: &mut PgConnection, book: &mut Book, ids: &[String]) -> Result<()> {
-    if ids.is_empty() {
-        return Ok(());
+fn enter_customer(book: &mut Book, customer_id: CustomerId, row: &PgRow) -> Result<()> {
+    let limit: Option<i64> = row.try_get("amount")?;
+    let code: Option<String> = row.try_get("currency")?;
+    let credit_limit = match (limit, code) {
+        (Some(limit), Some(code)) => Some(Money::new(limit, currency(&code)?)),
+        _ => None,
+    };
+    let customer = Customer {
+        customer_id: customer_id.clone(),
+        name: row.try_get("name")?,
+        credit_limit,
+        credit_used: row.try_get("credit_used")?,
+        version: unsigned(row.try_get("version")?),
+    };
+    if row.try_get("touched")? {
+        book.touched_customers.insert(customer_id.clone());
     }
-    let rows = sqlx::query(
-        "select customer_id, name, credit_limit, currency, credit_used, version, touched
-         from ledger.customers where customer_id = any($1) order by customer_id for update",
-    )
-    .bind(ids)
-    .fetch_all(tx)
-    .await?;
-    for row in rows {
-        let limit: Option<i64> = row.try_get("credit_limit")?;
-        let code: Option<String> = row.try_get("currency")?;
-        let credit_limit = match (limit, code) {
-            (Some(limit), Some(code)) => Some(Money::new(limit, currency(&code)?)),
-            _ => None,
-        };
-        let customer = Customer {
-            customer_id: row.try_get::<String, _>("customer_id")?.parse()?,
-            name: row.try_get("name")?,
-            credit_limit,
-            credit_used: row.try_get("credit_used")?,
-            version: unsigned(row.try_get("version")?),
-        };
-        if row.try_get("touched")? {
-            book.touched_customers.insert(customer.customer_id.clone());
-        }
-        book.customers.insert(customer.customer_id.clone(), customer);
-    }
+    book.customers.insert(customer_id, customer);
     Ok(())
 }
 
@@ -192,35 +194,50 @@ fn unsigned(value: i64) -> u64 {
     value.unsigned_abs()
 }
 
-async fn decisions(tx: &mut PgConnection, needs: &Needs) -> Result<Vec<(Past, Option<Uuid>)>> {
+/// Enters what is known of these commands, keys and orders.
+async fn known(tx: &mut PgConnection, book: &mut Book, needs: &Needs) -> Result<()> {
+    // One row, with nothing but the orders in it, where none of the commands is known.
     let rows = sqlx::query(
-        "select command_id, key_id, fingerprint, subject, subject_id, reason, detail
-         from ledger.decisions where command_id = any($1)
-         union
-         select command_id, key_id, fingerprint, subject, subject_id, reason, detail
-         from ledger.decisions where key_id = any($2)",
+        "select placed.orders, known.*
+         from (select array(select order_id from ledger.orders where order_id = any($3)) as orders)
+              as placed
+         left join (
+            select command_id, key_id, fingerprint, subject, subject_id, reason, detail
+            from ledger.decisions where command_id = any($1)
+            union
+            select command_id, key_id, fingerprint, subject, subject_id, reason, detail
+            from ledger.decisions where key_id = any($2)
+         ) as known on true",
     )
     .bind(needs.commands.iter().map(|command| command.0).collect::<Vec<_>>())
     .bind(&needs.keys)
+    .bind(needs.orders.iter().map(|id| id.0).collect::<Vec<_>>())
     .fetch_all(tx)
     .await?;
-    rows.iter()
-        .map(|row| {
-            let reason: Option<String> = row.try_get("reason")?;
-            let detail: Option<String> = row.try_get("detail")?;
-            let refusal = reason.map(|reason| -> Result<Refusal> {
-                let reason: Reason = serde_json::from_value(reason.into())?;
-                Ok(Refusal { reason, detail: detail.unwrap_or_default() })
-            });
-            let subject: Subject =
-                serde_json::from_value(row.try_get::<String, _>("subject")?.into())?;
-            let past = Past {
-                command_id: CommandId(row.try_get("command_id")?),
-                fingerprint: row.try_get("fingerprint")?,
-                about: About { subject, id: row.try_get("subject_id")? },
-                refusal: refusal.transpose()?,
-            };
-            Ok((past, row.try_get("key_id")?))
-        })
-        .collect()
+    for row in &rows {
+        let placed: Vec<Uuid> = row.try_get("orders")?;
+        book.placed.extend(placed.into_iter().map(OrderId));
+        let Some(command) = row.try_get("command_id")? else { continue };
+        let past = past(CommandId(command), row)?;
+        let key_id: Option<Uuid> = row.try_get("key_id")?;
+        book.keys.extend(key_id.map(|key_id| (key_id, past.clone())));
+        book.decided.insert(past.command_id, past);
+    }
+    Ok(())
+}
+
+fn past(command_id: CommandId, row: &PgRow) -> Result<Past> {
+    let reason: Option<String> = row.try_get("reason")?;
+    let detail: Option<String> = row.try_get("detail")?;
+    let refusal = reason.map(|reason| -> Result<Refusal> {
+        let reason: Reason = serde_json::from_value(reason.into())?;
+        Ok(Refusal { reason, detail: detail.unwrap_or_default() })
+    });
+    let subject: Subject = serde_json::from_value(row.try_get::<String, _>("subject")?.into())?;
+    Ok(Past {
+        command_id,
+        fingerprint: row.try_get("fingerprint")?,
+        about: About { subject, id: row.try_get("subject_id")? },
+        refusal: refusal.transpose()?,
+    })
 }

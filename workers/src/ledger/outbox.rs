@@ -66,9 +66,7 @@ impl Outbox for PostgresOutbox {
             return Ok(false);
         }
         let mut tx = self.connection.begin().await?;
-        let mut book = Book::default();
-        load::products(&mut tx, &mut book, &products).await?;
-        load::customers(&mut tx, &mut book, &customers).await?;
+        let mut book = load::lock(&mut tx, products, customers).await?;
         let events = tell(&mut book)?;
         store::book(&mut tx, &book).await?;
         store::events(&mut tx, &events).await?;

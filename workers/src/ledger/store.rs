@@ -14,84 +14,64 @@ use crate::reservations::Settlement;
 
 /// Stores the products and customers that have changed.
 pub async fn book(tx: &mut PgConnection, book: &Book) -> Result<()> {
-    products(tx, book).await?;
-    customers(tx, book).await
-}
-
-async fn products(tx: &mut PgConnection, book: &Book) -> Result<()> {
-    let changed: Vec<&Product> =
+    let products: Vec<&Product> =
         book.changed_products.iter().filter_map(|id| book.products.get(id)).collect();
-    if changed.is_empty() {
-        return Ok(());
-    }
-    let column = |get: fn(&Product) -> i64| changed.iter().map(|p| get(p)).collect::<Vec<_>>();
-    let text = |get: fn(&Product) -> &str| {
-        changed.iter().map(|p| get(p).to_owned()).collect::<Vec<String>>()
-    };
-    let touched: Vec<bool> =
-        changed.iter().map(|p| book.touched_products.contains(&p.product_id)).collect();
-    sqlx::query(
-        "insert into ledger.products (product_id, name, brand, category, price, currency, active,
-                received, available, reserved, sold, version, touched)
-         select id, name, brand, category, price, currency, active,
-                available + reserved + sold, available, reserved, sold, version, touched
-         from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
-                     $7::bool[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
-                     $12::bool[])
-              as new (id, name, brand, category, price, currency, active,
-                      available, reserved, sold, version, touched)
-         on conflict (product_id) do update set
-                name = excluded.name, brand = excluded.brand, category = excluded.category,
-                price = excluded.price, currency = excluded.currency, active = excluded.active,
-                received = excluded.received, available = excluded.available,
-                reserved = excluded.reserved, sold = excluded.sold, version = excluded.version,
-                touched = excluded.touched
-         where products.version <= excluded.version",
-    )
-    .bind(text(|p| p.product_id.as_str()))
-    .bind(text(|p| &p.name))
-    .bind(text(|p| &p.brand))
-    .bind(text(|p| &p.category))
-    .bind(column(|p| p.price.amount))
-    .bind(text(|p| p.price.currency.code()))
-    .bind(changed.iter().map(|p| p.active).collect::<Vec<_>>())
-    .bind(column(|p| p.stock.available))
-    .bind(column(|p| p.stock.reserved))
-    .bind(column(|p| p.stock.sold))
-    .bind(column(|p| signed(p.version)))
-    .bind(touched)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-async fn customers(tx: &mut PgConnection, book: &Book) -> Result<()> {
-    let changed: Vec<&Customer> =
+    let customers: Vec<&Customer> =
         book.changed_customers.iter().filter_map(|id| book.customers.get(id)).collect();
-    if changed.is_empty() {
+    if products.is_empty() && customers.is_empty() {
         return Ok(());
     }
-    let limit = |c: &&Customer| c.credit_limit.map(|limit| limit.amount);
-    let code = |c: &&Customer| c.credit_limit.map(|limit| limit.currency.code().to_owned());
+    let text = |get: fn(&Product) -> &str| products.iter().map(|p| get(p)).collect::<Vec<_>>();
+    let number = |get: fn(&Product) -> i64| products.iter().map(|p| get(p)).collect::<Vec<_>>();
+    let touched = |p: &&Product| book.touched_products.contains(&p.product_id);
+    let credit_touched = |c: &&Customer| book.touched_customers.contains(&c.customer_id);
     sqlx::query(
-        "insert into ledger.customers
+        "with changed_products as (
+            insert into ledger.products (product_id, name, brand, category, price, currency, active,
+                   received, available, reserved, sold, version, touched)
+            select id, name, brand, category, price, currency, active,
+                   available + reserved + sold, available, reserved, sold, version, touched
+            from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
+                        $7::bool[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[],
+                        $12::bool[])
+                 as new (id, name, brand, category, price, currency, active,
+                         available, reserved, sold, version, touched)
+            on conflict (product_id) do update set
+                   name = excluded.name, brand = excluded.brand, category = excluded.category,
+                   price = excluded.price, currency = excluded.currency, active = excluded.active,
+                   received = excluded.received, available = excluded.available,
+                   reserved = excluded.reserved, sold = excluded.sold, version = excluded.version,
+                   touched = excluded.touched
+            where products.version <= excluded.version
+         )
+         insert into ledger.customers
                 (customer_id, name, credit_limit, currency, credit_used, version, touched)
-         select * from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[],
-                              $6::bigint[], $7::bool[])
+         select * from unnest($13::text[], $14::text[], $15::bigint[], $16::text[], $17::bigint[],
+                              $18::bigint[], $19::bool[])
          on conflict (customer_id) do update set
                 name = excluded.name, credit_limit = excluded.credit_limit,
                 currency = excluded.currency, credit_used = excluded.credit_used,
                 version = excluded.version, touched = excluded.touched",
     )
-    .bind(changed.iter().map(|c| c.customer_id.to_string()).collect::<Vec<_>>())
-    .bind(changed.iter().map(|c| c.name.clone()).collect::<Vec<_>>())
-    .bind(changed.iter().map(limit).collect::<Vec<_>>())
-    .bind(changed.iter().map(code).collect::<Vec<_>>())
-    .bind(changed.iter().map(|c| c.credit_used).collect::<Vec<_>>())
-    .bind(changed.iter().map(|c| signed(c.version)).collect::<Vec<_>>())
-    .bind(
-        changed.iter().map(|c| book.touched_customers.contains(&c.customer_id)).collect::<Vec<_>>(),
-    )
+    .bind(text(|p| p.product_id.as_str()))
+    .bind(text(|p| &p.name))
+    .bind(text(|p| &p.brand))
+    .bind(text(|p| &p.category))
+    .bind(number(|p| p.price.amount))
+    .bind(text(|p| p.price.currency.code()))
+    .bind(products.iter().map(|p| p.active).collect::<Vec<_>>())
+    .bind(number(|p| p.stock.available))
+    .bind(number(|p| p.stock.reserved))
+    .bind(number(|p| p.stock.sold))
+    .bind(number(|p| signed(p.version)))
+    .bind(products.iter().map(touched).collect::<Vec<_>>())
+    .bind(customers.iter().map(|c| c.customer_id.as_str()).collect::<Vec<_>>())
+    .bind(customers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())
+    .bind(customers.iter().map(|c| c.credit_limit.map(|it| it.amount)).collect::<Vec<_>>())
+    .bind(customers.iter().map(|c| c.credit_limit.map(|it| it.currency.code())).collect::<Vec<_>>())
+    .bind(customers.iter().map(|c| c.credit_used).collect::<Vec<_>>())
+    .bind(customers.iter().map(|c| signed(c.version)).collect::<Vec<_>>())
+    .bind(customers.iter().map(credit_touched).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())
