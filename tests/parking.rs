@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{System, card_order, eventually};
+use crate::verify::{RUNNING, is_clean};
 
 /// All parked messages, in their order.
 pub async fn parked(system: &System) -> Vec<StreamMessage> {
@@ -124,6 +125,20 @@ async fn journal_and_log(system: &System) -> (u64, u64) {
     let mut stream = jetstream.get_stream(system.topology.events_stream()).await.expect("EVENTS");
     let messages = stream.info().await.expect("its state").state.messages;
     (events.unsigned_abs(), messages)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_event_in_the_log_is_parked_by_nobody_and_in_nobodys_way() {
+    let system = System::start().await;
+    stock_shop(&system).await;
+    let subject = format!("{}.evt.clock.1", system.topology.namespace());
+    let ack = system.nats.request(subject, "tick".into()).await.expect("a publish ack");
+    assert!(String::from_utf8_lossy(&ack.payload).contains("seq"));
+    sells(&system).await;
+    system.settle().await;
+    assert_eq!(parked(&system).await.len(), 0);
+    is_clean(&system, RUNNING).await;
+    system.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

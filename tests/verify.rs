@@ -17,13 +17,13 @@ use crate::process::{run, settings};
 /// Where nothing goes on: what is wrong stays wrong.
 const STILL: Duration = Duration::from_millis(200);
 /// Where workers run on a busy machine.
-const RUNNING: Duration = Duration::from_secs(20);
+pub const RUNNING: Duration = Duration::from_secs(20);
 
 async fn check(system: &System, settle: Duration) -> Report {
     verify::check(&VerifyConfig::from(&system.config), settle).await.expect("the data are read")
 }
 
-async fn is_clean(system: &System, settle: Duration) -> Report {
+pub async fn is_clean(system: &System, settle: Duration) -> Report {
     let report = check(system, settle).await;
     assert!(report.is_ok(), "{report}");
     report

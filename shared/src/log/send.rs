@@ -27,9 +27,12 @@ const ATOMIC_MOST: usize = 500;
 const IN_FLIGHT: u32 = 2;
 /// How long it waits.
 const SLOW: Duration = Duration::from_millis(100);
-/// How soon after an atomic batch the next append may begin: the server sets up a store of its own for
-/// each, which costs as much as some 80 messages in it. Whoever comes alone never waits.
-const GATHER: Duration = Duration::from_millis(20);
+/// How soon after an atomic batch the next append may begin, for each message in it: the server sets up
+/// a store of its own for each batch, which costs as much as some 80 messages. Whoever comes alone never
+/// waits.
+const GATHER: Duration = Duration::from_millis(1);
+/// And at the most.
+const GATHER_MOST: Duration = Duration::from_millis(20);
 
 /// Takes what waits, as much as fits into a batch, and sends it while further jobs gather.
 pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver<Job>) {
@@ -46,7 +49,8 @@ pub(super) async fn run(client: Client, stream: String, mut jobs: mpsc::Receiver
         }
         // While few are waiting.
         if last >= ATOMIC_FROM && waiting.len() < ATOMIC_MOST {
-            sleep_until(begun + GATHER).await;
+            let gather = GATHER * u32::try_from(last).unwrap_or(u32::MAX);
+            sleep_until(begun + gather.min(GATHER_MOST)).await;
         }
         timeout(SLOW, turns.acquire_many(IN_FLIGHT)).await.ok();
         let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
