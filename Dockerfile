@@ -5,6 +5,8 @@ FROM rust:1.95-slim-bookworm AS build
 ARG MILLRACE_COMMIT=
 # Names of functions stay, for backtraces; line tables are four fifths of the program.
 ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
+# jemalloc is built with it.
+RUN apt-get update && apt-get install -y --no-install-recommends make
 WORKDIR /src
 COPY . .
 # The caches stay on the builder, so the program is copied out of the target folder in the same step.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// Every message is a few dozen small allocations, freed on another thread than they were made on.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     millrace_cli::main()
