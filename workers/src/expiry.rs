@@ -50,6 +50,14 @@ pub struct Looked {
     pub over: usize,
 }
 
+impl Looked {
+    /// How long to wait before the next look, after a look that was waited for so long.
+    fn pause_after(self, pause: Duration) -> Duration {
+        let is_behind = self.over >= PAGE && self.over == self.found;
+        if is_behind { (pause * 2).min(SELDOM) } else { EVERY }
+    }
+}
+
 impl<D: Ledger, L: EventLog> Expiry<D, L> {
     /// An expiry that appends to `log` (EVENTS). Orders have `time_to_pay` to be paid.
     pub fn new(ledger: D, log: L, topology: Topology, time_to_pay: Duration) -> Self {
@@ -66,10 +74,7 @@ impl<D: Ledger, L: EventLog> Expiry<D, L> {
                 () = shutdown.cancelled() => return,
             };
             pause = match looked {
-                Ok(Looked { found, over }) if over >= PAGE && over == found => {
-                    (pause * 2).min(SELDOM)
-                }
-                Ok(_) => EVERY,
+                Ok(looked) => looked.pause_after(pause),
                 Err(error) => {
                     tracing::warn!("overdue orders cannot be looked for: {error:#}");
                     EVERY
@@ -131,5 +136,26 @@ impl<D: Ledger, L: EventLog> Expiry<D, L> {
             }
         }
         Err(AppendError::Conflict.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_journal_that_is_far_behind_is_asked_less_and_less_often() {
+        let behind = Looked { found: PAGE, over: PAGE };
+        let mut pause = EVERY;
+        for _ in 0..10 {
+            let next = behind.pause_after(pause);
+            assert!(next > pause || next == SELDOM);
+            pause = next;
+        }
+        assert_eq!(pause, SELDOM);
+        // One that waits still is due, and a few that have ended say nothing.
+        for found in [Looked { found: PAGE + 1, over: PAGE }, Looked { found: 1, over: 1 }] {
+            assert_eq!(found.pause_after(SELDOM), EVERY);
+        }
     }
 }
