@@ -193,6 +193,7 @@ impl Starter<'_> {
         let launch = Launch {
             program: std::env::current_exe()?,
             arguments: words.iter().map(|word| (*word).to_owned()).collect(),
+            environment: &[],
             user: User::Same,
             log: log.clone(),
             mark: String::new(),

@@ -1,5 +1,6 @@
 //! Child processes that end with us.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ const LOG_LIMIT: u64 = 16 << 20;
 pub(crate) struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<String>,
+    /// What it finds in its environment, unless it is set there already.
+    pub environment: &'static [(&'static str, &'static str)],
     pub user: User,
     pub log: PathBuf,
     /// The argument by which the process is known as this data folder's.
@@ -98,6 +101,8 @@ impl Spawner {
         words.extend(launch.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir("/").env("LC_ALL", "C");
+        let missing = launch.environment.iter().filter(|(name, _)| env::var_os(name).is_none());
+        command.envs(missing.copied());
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // A Ctrl-C at the terminal must not reach the servers before those who use them are done.
         command.process_group(0).kill_on_drop(true);

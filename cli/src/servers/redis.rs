@@ -39,6 +39,7 @@ pub(super) fn launch(
     Ok(Launch {
         program: program.path.clone(),
         arguments: vec![mark.clone()],
+        environment: &[],
         user: User::Same,
         log: home.log(Which::Redis),
         mark,
