@@ -149,6 +149,11 @@ async fn validation_that_dies_anywhere_decides_every_command_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn validation_that_dies_between_two_events_of_an_order_appends_the_other() {
+    at_points_of("log.").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_dies_anywhere_tells_stock_and_credit_in_one_line_of_versions() {
     at_points_of("relay.").await;
 }
@@ -282,6 +287,7 @@ fn every_point_belongs_to_a_process_that_a_test_lets_die() {
     let covered = [
         "api",
         "validation",
+        "log",
         "relay",
         "reservations",
         "payment",

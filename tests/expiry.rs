@@ -37,18 +37,22 @@ async fn an_order_that_is_not_paid_in_time_expires_and_gives_everything_back() {
     system.register("ida", Some(10_000)).await;
     system.define("rug", 1_000, 9).await;
     let mut ids = Vec::new();
-    for order in [card_order("ida", "rug", 2, "tok_ok"), account_order("ida", "rug", 3)] {
+    for pieces in [2, 3] {
+        let order = card_order("ida", "rug", pieces, "tok_ok");
         ids.push(system.post("/v1/orders", &order).await.text("/orderId"));
     }
+    let account = system.post("/v1/orders", &account_order("ida", "rug", 4)).await.text("/orderId");
     for id in &ids {
         system.order_in(id, "expired").await;
         assert_eq!(system.steps(id).await, ["validated", "expired"]);
     }
-    system.stock_is("rug", [9, 0, 0]).await;
+    assert_eq!(system.steps(&account).await, ["validated", "paid"], "it needs no payment worker");
+    system.stock_is("rug", [5, 4, 0]).await;
     workers.push(system.run(Role::Payment));
     system.settle().await;
     assert_eq!(booked(&system).await, (0, 0), "what has expired is not charged");
-    assert_eq!(system.get("/v1/customers/ida").await.body["creditUsed"]["amount"], 0);
+    assert_eq!(system.steps(&account).await, ["validated", "paid"], "nor is it paid twice");
+    assert_eq!(system.get("/v1/customers/ida").await.body["creditUsed"]["amount"], 4_000);
     for worker in workers {
         worker.stop().await;
     }

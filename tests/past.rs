@@ -129,10 +129,21 @@ async fn an_order_is_shown_as_it_was_at_any_moment_and_in_any_version() {
     let system = System::start().await;
     system.register("ann", Some(10_000)).await;
     system.define("pen", 100, 100).await;
-    let placed = system.post_and_wait("/v1/orders", &account_order("ann", "pen", 1)).await;
+    let placed = system.post_and_wait("/v1/orders", &card_order("ann", "pen", 1, "tok_ok")).await;
     let id = placed.text("/orderId");
     step(&system, &id, "ship").await;
     let history = system.history(Subject::Order, &id).await;
+    // What was decided together happened at one moment: then there is only what came of it.
+    let account = system.post_and_wait("/v1/orders", &account_order("ann", "pen", 1)).await;
+    let account = account.text("/orderId");
+    let [at, paid_at] = [1, 2].map(async |version: u64| {
+        let path = format!("/v1/orders/{account}?version={version}");
+        system.get(&path).await.text("/updatedAt")
+    });
+    let (at, paid_at) = tokio::join!(at, paid_at);
+    assert_eq!(at, paid_at);
+    let then = system.get(&format!("/v1/orders/{account}?asOf={at}")).await;
+    assert_eq!(then.body["status"], "paid", "{then:?}");
     for trimmed in [false, true] {
         if trimmed {
             system.settle().await;

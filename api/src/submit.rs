@@ -7,6 +7,7 @@ use axum::Json;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use millrace_shared::command::{
     ACTOR_HEADER, COMMAND_ID_HEADER, Command, Given, Identified, KEY_HEADER, ON_BEHALF_HEADER,
     Source,
@@ -68,13 +69,18 @@ struct OrderStanding {
     detail: String,
 }
 
-/// Takes a command of a kind (`order.place`), as it stands in a request.
-pub async fn submit(
-    app: &App,
-    caller: &Caller,
-    kind: &str,
+/// Takes a command of a kind (`order.place`), as it stands in a request. Boxed, so that the layers around
+/// it do not copy all that it holds.
+pub fn submit<'a>(
+    app: &'a App,
+    caller: &'a Caller,
+    kind: &'a str,
     posted: Posted,
-) -> Result<Response, Problem> {
+) -> BoxFuture<'a, Result<Response, Problem>> {
+    take(app, caller, kind, posted).boxed()
+}
+
+async fn take(app: &App, caller: &Caller, kind: &str, posted: Posted) -> Result<Response, Problem> {
     let Posted { headers, trace, body } = posted;
     let on_behalf_of = caller.on_behalf_of().cloned();
     let given = Given { command_id: None, key: idempotency_key(&headers)?, on_behalf_of };

@@ -3,7 +3,7 @@
 //! feature `crash-points`, which only the tests have, a point is nothing.
 
 /// All crash points: the name, and what has happened when it is reached.
-pub const POINTS: [(&str, &str); 32] = [
+pub const POINTS: [(&str, &str); 33] = [
     ("api.stored", "the command is stored, the client has no answer yet"),
     (
         "api.marked",
@@ -13,6 +13,7 @@ pub const POINTS: [(&str, &str); 32] = [
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
     ("validation.appended", "the events are in the log, and in the outbox still"),
     ("validation.cleared", "the outbox is cleared, the commands are not acked"),
+    ("log.appended-first", "the first of an order's two events is in the log, the other is not"),
     ("relay.told", "a change of stock or credit is in the outbox, not in the log"),
     ("relay.appended", "it is in the log, and in the outbox still"),
     ("reservations.before-commit", "a release is written, not committed"),

@@ -126,8 +126,9 @@ impl Log {
         Self { queue, jetstream, stream }
     }
 
-    /// Appends the entries of one group, all or none, and returns the stream sequence of the last.
-    /// Waits for room in the queue; tries for at most `patience`.
+    /// Appends the entries of one group, in their order, and returns the stream sequence of the last.
+    /// Where it fails the first of several may be there. Waits for room in the queue; tries for at most
+    /// `patience`.
     pub async fn append(
         &self,
         entries: Vec<Entry>,

@@ -221,9 +221,18 @@ impl Book {
                 self.changed_customers.insert(command.customer_id.clone());
             }
         }
-        let message = Event::order(&event, &order, &incoming.cause())?;
+        let mut events = vec![Event::order(&event, &order, &incoming.cause())?];
+        let mut order = order;
+        if let (OrderEvent::Validated(_), PaymentMethod::Account {}) = (&event, &command.payment) {
+            // The credit that it has just reserved is its payment.
+            let cause = events[0].as_cause();
+            let paid = OrderEvent::Paid { charge_id: None };
+            let stamp = Stamp { version: 2, at: now, causation: cause.causation };
+            order = Order::apply(Some(&order), order_id, stamp, &paid)?;
+            events.push(Event::order(&paid, &order, &cause)?);
+        }
         self.orders.insert(order_id, Known::Here(Box::new(order)));
-        Ok(Outcome::Events(vec![message], Some(placed)))
+        Ok(Outcome::Events(events, Some(placed)))
     }
 
     fn step(

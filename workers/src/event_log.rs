@@ -16,8 +16,9 @@ pub trait EventLog: Send + Sync + 'static {
     fn history(&self, history: &str)
     -> impl Future<Output = Result<Vec<Stored>, ReadError>> + Send;
 
-    /// Appends the entries, all or none, and returns the stream sequence of the last; tries for at
-    /// most `patience`. Where no answer came the append may have happened, or may yet happen.
+    /// Appends the entries, in their order, and returns the stream sequence of the last; tries for at
+    /// most `patience`. Where it fails the first of several may be there; where no answer came the
+    /// append may have happened, or may yet happen.
     fn append(
         &self,
         entries: Vec<Entry>,

@@ -27,7 +27,8 @@ use crate::gateway::{Charge, ChargeError, Gateway, GatewayError};
 /// How long an append is tried before the event is left for redelivery.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A card is charged without a look at the log while its order was accepted no longer ago than this:
-/// whoever cancels so early is given the money back. An order that has waited is looked at first.
+/// whoever cancels so early is given the money back. An order that has waited is looked at first; so is
+/// one on account, which validation pays with the credit that it reserves, unless it is fresh.
 const FRESH: TimeDelta = TimeDelta::seconds(1);
 /// How often a result is decided anew because the order has gone on meanwhile.
 const ROUNDS: usize = 8;
@@ -54,31 +55,38 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
 
     async fn work(&self, delivery: &Delivery<Event>) -> Result<Verdict> {
         let event = &delivery.message;
-        let current = self.current(event, delivery).await?;
+        let Some(current) = self.current(event, delivery).await? else { return Ok(Verdict::Done) };
         let cause = event.as_cause();
         match current.order.status {
-            OrderStatus::Validated => self.charge(event, delivery.attempt, current, &cause).await,
+            // Boxed: it holds much, and would be copied with all that is around it.
+            OrderStatus::Validated => {
+                Box::pin(self.charge(event, delivery.attempt, current, &cause)).await
+            }
             OrderStatus::PaymentUnknown if event.kind == "payment-unknown" => {
-                self.ask(current, &cause).await
+                Box::pin(self.ask(current, &cause)).await
             }
             OrderStatus::Cancelled | OrderStatus::Expired | OrderStatus::Refunding => {
-                self.give_back(current, &cause).await
+                Box::pin(self.give_back(current, &cause)).await
             }
             // Paid or ended, or another event's to go on with: nothing is owed to anybody.
             _ => Ok(Verdict::Done),
         }
     }
 
-    /// The order now. The first delivery of a fresh acceptance trusts the state that the event
-    /// carries: if the order has gone on, the append will be refused.
-    async fn current(&self, event: &Event, delivery: &Delivery<Event>) -> Result<Current> {
+    /// The order now; nothing, if validation pays it. The first delivery of a fresh acceptance trusts the
+    /// state that the event carries: if the order has gone on, the append will be refused.
+    async fn current(
+        &self,
+        event: &Event,
+        delivery: &Delivery<Event>,
+    ) -> Result<Option<Current>> {
         let order: Order = event.state()?;
-        let fresh =
-            order.payment.method == PaymentKind::Account || now() - event.occurred_at < FRESH;
-        if delivery.attempt == 1 && event.kind == "validated" && fresh {
-            return Ok(Current { order, sequence: delivery.sequence });
-        }
-        self.latest(&order).await
+        let fresh = delivery.attempt == 1 && now() - event.occurred_at < FRESH;
+        Ok(match order.payment.method {
+            _ if event.kind != "validated" || !fresh => Some(self.latest(&order).await?),
+            PaymentKind::Card => Some(Current { order, sequence: delivery.sequence }),
+            PaymentKind::Account => None,
+        })
     }
 
     async fn latest(&self, order: &Order) -> Result<Current> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::event_log::EventLog;
 use crate::ledger::{Ledger, Outbox as _, Turn};
+use crate::validation::head::is_moot;
 
 /// How often it looks for what other replicas have committed, and for stock and credit that orders
 /// have changed. What its own process has put into the outbox wakes it at once.
@@ -245,9 +246,14 @@ impl<D: Ledger, L: EventLog> Relay<D, L> {
             Some(last) => Some(last.event.state()?),
             None => self.ledger.journal_orders(&[id.parse()?]).await?.into_values().next(),
         };
-        let (done, rest): (Vec<_>, Vec<_>) = events
-            .iter()
-            .partition(|(_, event)| stored.iter().any(|stored| stored.event.id == event.id));
+        let mut done = Vec::new();
+        let mut rest = Vec::new();
+        for row in events {
+            let (_, event) = row;
+            let there = stored.iter().any(|stored| stored.event.id == event.id);
+            let settled = there || is_moot(event, before.as_ref())?;
+            (if settled { &mut done } else { &mut rest }).push(row);
+        }
         let mut next = Vec::new();
         for row in rest {
             if !row.1.follows(before.as_ref()) {

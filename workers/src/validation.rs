@@ -5,7 +5,7 @@
 //! same events. If it dies after the append, the log refuses the second append and shows that the
 //! event is there.
 
-mod head;
+pub(crate) mod head;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use millrace_shared::topology::{DECIDER, Topology};
 use millrace_shared::trace::step;
 use tokio::sync::Notify;
 
-use self::head::{Group, Head};
+use self::head::{Group, Head, is_moot};
 use crate::book::{Book, Incoming, Known, Ruling};
 use crate::event_log::EventLog;
 use crate::ledger::{Ledger, Raced};
@@ -215,7 +215,16 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                 );
             }
             head = Head { order: Some(last.event.state()?), sequence: last.sequence };
-            let (dead, mut rest) = head.split(group)?;
+            let mut left = Group::new();
+            for (incoming, event) in group {
+                if !is_moot(&event, head.order.as_ref())? {
+                    left.push((incoming, event));
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            let (dead, mut rest) = head.split(left)?;
             if head.fitting(&rest)? > 0 {
                 rest.extend(dead);
                 group = rest;
@@ -293,11 +302,12 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
             group.dedup_by_key(|(_, event)| event.id);
             let causes: Vec<(u64, CommandId)> = group
                 .iter()
-                .map(|(incoming, event)| (incoming.sequence, CommandId(event.causation)))
+                .map(|(incoming, event)| (incoming.sequence, CommandId(event.correlation)))
                 .collect();
             let order = (subject == Subject::Order).then(|| id.parse().ok()).flatten();
             let head = order.and_then(|id: OrderId| orders.get(&id)).cloned().unwrap_or_default();
-            (causes, self.append(group, head).await)
+            // Boxed: what is joined is copied.
+            (causes, Box::pin(self.append(group, head)).await)
         });
         let mut finished = Vec::new();
         for (causes, result) in step("append", join_all(appends)).await {

@@ -122,7 +122,8 @@ pub(super) async fn judge<W: Worker>(
 ) -> Vec<Verdict> {
     // A panic is a defect, but it must not take the loop or other messages with it.
     let looked_at = deliveries.iter().map(|it| &it.trace).filter(|trace| trace.is_recorded());
-    let work = trace::batch(looked_at.collect(), worker.handle(deliveries));
+    // Boxed, like much that is large and awaited for each message: each layer around it would copy it.
+    let work = trace::batch(looked_at.collect(), worker.handle(deliveries).boxed());
     let guarded = AssertUnwindSafe(work).catch_unwind();
     let work = tokio::time::timeout(LIMIT, guarded);
     tokio::pin!(work);

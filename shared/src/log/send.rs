@@ -9,11 +9,12 @@ use async_nats::{Client, HeaderMap};
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use opentelemetry::KeyValue;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
-use super::{AppendError, Entry, Job, too_much};
+use super::{AppendError, Entry, Expect, Job, stopping, too_much};
+use crate::crash;
 use crate::metrics::{Timed, label, metrics, number};
 
 /// From this many messages on an atomic batch is faster than single appends. Measured on one node
@@ -110,12 +111,37 @@ struct To {
 
 async fn send(to: &To, batch: Vec<Job>) {
     let size: usize = batch.iter().map(|job| job.entries.len()).sum();
-    // Where one group must be a batch, others in it cost nothing.
-    if size >= ATOMIC_FROM || batch.iter().any(|job| job.entries.len() > 1) {
+    if size >= ATOMIC_FROM {
         send_together(to, batch).await;
     } else {
-        join_all(batch.into_iter().map(|job| send_together(to, vec![job]))).await;
+        join_all(batch.into_iter().map(|job| send_in_turn(to, job))).await;
     }
+}
+
+/// Sends the entries of a job one after another: of so few each is there sooner than a batch would be.
+async fn send_in_turn(to: &To, job: Job) {
+    let mut before: Option<Expect> = None;
+    let mut result = Ok(0);
+    let mut left = job.entries.len();
+    for mut entry in job.entries {
+        if let (Some(expect), Some(before)) = (&mut entry.expect, &before)
+            && expect.history == before.history
+        {
+            expect.sequence = before.sequence;
+        }
+        let history = entry.expect.as_ref().map(|expect| expect.history.clone());
+        let (reply, answer) = oneshot::channel();
+        let single = Job { entries: vec![entry], deadline: job.deadline, reply };
+        send_together(to, vec![single]).await;
+        result = answer.await.unwrap_or_else(|_| Err(stopping()));
+        let Ok(sequence) = result else { break };
+        before = history.map(|history| Expect { history, sequence });
+        left -= 1;
+        if left > 0 {
+            crash::point("log.appended-first");
+        }
+    }
+    job.reply.send(result).ok();
 }
 
 /// Sends jobs as one. If they are refused as a whole they are tried in halves, so that only the

@@ -261,8 +261,22 @@ impl EventLog for MemoryLog {
         events
     }
 
+    /// Where they are few they go one after another, and the process may die in between.
     async fn append(&self, entries: Vec<Entry>, _: Duration) -> Result<u64, AppendError> {
-        self.append_all(entries).await
+        if self.fate.one_in(2) {
+            return self.append_all(entries).await;
+        }
+        let mut last = Ok(0);
+        for (place, mut entry) in entries.into_iter().enumerate() {
+            if let (Some(expect), Ok(before), true) = (&mut entry.expect, &last, place > 0) {
+                expect.sequence = *before;
+            }
+            last = self.append_all(vec![entry]).await;
+            if last.is_err() {
+                break;
+            }
+        }
+        last
     }
 
     async fn acknowledged(&self, _: &str, name: &str) -> Result<u64> {

@@ -41,14 +41,29 @@ impl Head {
     pub fn split<'a>(&self, group: Group<'a>) -> Result<(Group<'a>, Group<'a>)> {
         let (mut dead, mut rest) = (Group::new(), Group::new());
         for (incoming, event) in group {
-            let state: Order = event.state()?;
-            let is_dead = self.order.as_ref().is_some_and(|order| {
-                !state.timeline.starts_with(&order.timeline)
-                    || (state.version == order.version + 1 && !event.follows(Some(order)))
-            });
+            let is_dead = match &self.order {
+                Some(order) => is_overtaken(&event, order)?,
+                None => false,
+            };
             (if is_dead { &mut dead } else { &mut rest }).push((incoming, event));
         }
         Ok((dead, rest))
+    }
+}
+
+/// Whether an event can never follow from an order any more.
+fn is_overtaken(event: &Event, order: &Order) -> Result<bool> {
+    let state: Order = event.state()?;
+    Ok(!state.timeline.starts_with(&order.timeline)
+        || (state.version == order.version + 1 && !event.follows(Some(order))))
+}
+
+/// Whether nothing is to be done about an event any more, though it is not in the log: nobody asked for
+/// it (a payment on account follows its order's placement by itself), and the order has gone on without.
+pub fn is_moot(event: &Event, order: Option<&Order>) -> Result<bool> {
+    match order {
+        Some(order) if event.answers().is_none() => is_overtaken(event, order),
+        _ => Ok(false),
     }
 }
 
@@ -101,6 +116,20 @@ mod tests {
         let head = Head { order: Some(after), sequence: 2 };
         let (dead, rest) = head.split(vec![(&incoming, second)]).unwrap();
         assert_eq!((dead.len(), rest.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_payment_that_follows_by_itself_is_moot_once_its_order_was_cancelled() {
+        let (order, validated) = next(None, &placed(), 1);
+        let stamp = Stamp { version: 2, at: order.updated_at, causation: validated.id.0 };
+        let paid = OrderEvent::Paid { charge_id: None };
+        let after = Order::apply(Some(&order), order.order_id, stamp, &paid).unwrap();
+        let paid = Event::order(&paid, &after, &validated.as_cause()).unwrap();
+        let (cancelled, asked) = next(Some(&order), &OrderEvent::Cancelled { reason: None }, 2);
+        assert!(!is_moot(&paid, None).unwrap());
+        assert!(!is_moot(&paid, Some(&order)).unwrap(), "it can still follow");
+        assert!(is_moot(&paid, Some(&cancelled)).unwrap());
+        assert!(!is_moot(&asked, Some(&after)).unwrap(), "a command has an answer to come");
     }
 
     #[test]

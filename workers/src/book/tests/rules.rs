@@ -33,7 +33,7 @@ fn an_order_that_is_refused_gives_its_reason() {
         place(5, &[("CUP", 1)], "card"),
         stranger,
         step("order.cancel", 7),
-        step("order.ship", 2),
+        step("order.deliver", 2),
     ]);
     let reasons = [
         Some(Reason::MixedCurrencies),
@@ -49,6 +49,26 @@ fn an_order_that_is_refused_gives_its_reason() {
     ];
     assert_eq!(answers, reasons);
     world.check_counts();
+}
+
+#[test]
+fn an_order_on_account_is_paid_by_the_credit_that_it_reserves() {
+    let mut world = World::default();
+    world.send(&[register("ANA", 10), define("TEA", &usd(5), 9)]);
+    let answers = world.send(&[
+        place(0, &[("TEA", 2)], "account"),
+        place(1, &[("TEA", 1)], "account"),
+        place(2, &[("TEA", 1)], "card"),
+    ]);
+    assert_eq!(answers, [None, Some(Reason::InsufficientCredit), None]);
+    let steps = |number| -> Vec<&str> {
+        let of = world.log.iter().filter(|it| it.subject_id == order_id(number).to_string());
+        of.map(|event| event.kind.as_str()).collect()
+    };
+    assert_eq!(steps(0), ["validated", "paid"]);
+    assert_eq!(steps(1), ["rejected"]);
+    assert_eq!(steps(2), ["validated"], "a card is for the gateway");
+    world.check_log();
 }
 
 #[test]
