@@ -75,11 +75,7 @@ impl<L: EventLog, G: Gateway> Payment<L, G> {
 
     /// The order now; nothing, if validation pays it. The first delivery of a fresh acceptance trusts the
     /// state that the event carries: if the order has gone on, the append will be refused.
-    async fn current(
-        &self,
-        event: &Event,
-        delivery: &Delivery<Event>,
-    ) -> Result<Option<Current>> {
+    async fn current(&self, event: &Event, delivery: &Delivery<Event>) -> Result<Option<Current>> {
         let order: Order = event.state()?;
         let fresh = delivery.attempt == 1 && now() - event.occurred_at < FRESH;
         Ok(match order.payment.method {

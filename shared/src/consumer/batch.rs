@@ -101,7 +101,7 @@ async fn process_batch<W: Worker>(
     for at in again {
         // Perhaps it now comes after one that was parked just before.
         let verdicts = match settler.turn(&messages[at].subject, deliveries[at].sequence).await {
-            Ok(()) => judge(worker, &messages[at..=at], &deliveries[at..=at]).await,
+            Ok(()) => Box::pin(judge(worker, &messages[at..=at], &deliveries[at..=at])).await,
             Err(verdict) => vec![verdict],
         };
         for verdict in verdicts {
@@ -122,7 +122,7 @@ pub(super) async fn judge<W: Worker>(
 ) -> Vec<Verdict> {
     // A panic is a defect, but it must not take the loop or other messages with it.
     let looked_at = deliveries.iter().map(|it| &it.trace).filter(|trace| trace.is_recorded());
-    // Boxed, like much that is large and awaited for each message: each layer around it would copy it.
+    // Boxed, as elsewhere what is large or rare: each layer around it would copy it.
     let work = trace::batch(looked_at.collect(), worker.handle(deliveries).boxed());
     let guarded = AssertUnwindSafe(work).catch_unwind();
     let work = tokio::time::timeout(LIMIT, guarded);

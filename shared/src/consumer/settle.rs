@@ -148,7 +148,7 @@ impl Settler {
                 nak(RETRY)
             }
             Verdict::Failed(reason) | Verdict::Park(reason) => {
-                match self.park(message, attempt, &reason).await {
+                match Box::pin(self.park(message, attempt, &reason)).await {
                     Ok(()) => {
                         crate::crash::point("parking.parked");
                         self.counters.parked();

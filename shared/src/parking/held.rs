@@ -176,14 +176,18 @@ impl Held {
                 (known.before(&key, sequence), known.too_many)
             };
             let Some((earlier, mark)) = before else {
-                return if too_many { self.ask(&key, sequence).await } else { Ok(Turn::Free) };
+                return if too_many {
+                    Box::pin(self.ask(&key, sequence)).await
+                } else {
+                    Ok(Turn::Free)
+                };
             };
             if mark.unsettled.is_some_and(|until| until > Instant::now()) {
                 return Ok(Turn::Wait(earlier));
             }
             let stream = self.topology.events_stream();
             let place = self.topology.parked_place(self.worker, &stream, subject, earlier);
-            if let Some(parked) = self.reader.at(&place).await? {
+            if let Some(parked) = Box::pin(self.reader.at(&place)).await? {
                 return Ok(Turn::Behind { parked: parked.sequence, original: earlier });
             }
             let mut known = self.known();

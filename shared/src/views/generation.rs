@@ -177,10 +177,11 @@ impl Views {
             // The keys lie in different slots.
             let texts =
                 async { Ok(try_join_all(keys.iter().map(|key| self.redis.get(key))).await?) };
-            return self.and_marker(texts).await;
+            return Box::pin(self.and_marker(texts)).await;
         }
         let keys: Vec<String> = keys.iter().cloned().chain([self.marker()]).collect();
-        let mut texts: Vec<Option<String>> = self.redis.mget(keys).await?;
+        // Boxed: what the client holds meanwhile would be copied with everything that waits for it.
+        let mut texts: Vec<Option<String>> = Box::pin(self.redis.mget(keys)).await?;
         let marker = texts.pop().flatten();
         Ok((texts, self.noted(marker.as_deref())?))
     }

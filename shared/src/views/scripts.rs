@@ -138,7 +138,7 @@ impl Views {
         let command = CustomCommand::new_static("EVALSHA_RO", ClusterHash::Offset(2), false);
         let head = [script.sha1().to_string(), keys.len().to_string()];
         let words: Vec<String> = head.into_iter().chain(keys).chain(words).collect();
-        Ok(self.redis.custom(command, words).await?)
+        Ok(Box::pin(self.redis.custom(command, words)).await?)
     }
 
     async fn load(&self, script: &'static str) -> Result<(), ViewError> {
