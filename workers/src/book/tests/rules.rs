@@ -68,6 +68,7 @@ fn an_order_on_account_is_paid_by_the_credit_that_it_reserves() {
     assert_eq!(steps(0), ["validated", "paid"]);
     assert_eq!(steps(1), ["rejected"]);
     assert_eq!(steps(2), ["validated"], "a card is for the gateway");
+    world.tell();
     world.check_log();
 }
 
