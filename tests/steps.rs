@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use millrace_shared::log::{Entry, Log};
+use millrace_shared::message::{Event, Subject};
 use millrace_workers::Role;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::harness::{System, account_order, card_order, eventually};
 
@@ -186,6 +189,32 @@ async fn an_order_cancelled_after_its_payment_is_refunded_once_in_full() {
     }
     system.stock_is("fan", [5, 0, 0]).await;
     assert_eq!(system.get("/v1/customers/una").await.body["creditUsed"]["amount"], 0);
+    system.stop().await;
+}
+
+/// Until validation did it, payment paid orders on account; one of then may still wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_on_account_that_an_earlier_version_left_to_payment_is_paid_by_it() {
+    let system = System::start().await;
+    system.register("una", Some(10_000)).await;
+    system.define("fan", 3_000, 5).await;
+    let placed = system.post_and_wait("/v1/orders", &account_order("una", "fan", 1)).await;
+    let known = placed.text("/orderId");
+    let history = system.history(Subject::Order, &known).await;
+    let validated = &history.first().expect("it is validated").event;
+    // The same order under another id, of which nobody but the log knows.
+    let id = Uuid::now_v7().to_string();
+    let text = serde_json::to_string(validated).expect("JSON").replace(&known, &id);
+    let mut event = Event::decode(text.as_bytes()).expect("an event");
+    event.id.0 = Uuid::now_v7();
+    // Payment leaves to validation what was accepted just now.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let log = Log::new(system.nats.clone(), system.topology.events_stream());
+    let entry = Entry::event(&system.topology, &event, 0).expect("an entry");
+    log.append(vec![entry], Duration::from_secs(5)).await.expect("it is appended");
+    system.order_in(&id, "paid").await;
+    assert_eq!(system.steps(&id).await, ["validated", "paid"]);
+    assert_eq!(booked(&system, &id).await, (0, 0), "no gateway is asked");
     system.stop().await;
 }
 

@@ -13,7 +13,10 @@ pub const POINTS: [(&str, &str); 33] = [
     ("validation.committed", "decisions and outbox are committed, nothing is in the log"),
     ("validation.appended", "the events are in the log, and in the outbox still"),
     ("validation.cleared", "the outbox is cleared, the commands are not acked"),
-    ("log.appended-first", "the first of an order's two events is in the log, the other is not"),
+    (
+        "log.appended-first",
+        "of several events that belong together the first is in the log, the next is not",
+    ),
     ("relay.told", "a change of stock or credit is in the outbox, not in the log"),
     ("relay.appended", "it is in the log, and in the outbox still"),
     ("reservations.before-commit", "a release is written, not committed"),

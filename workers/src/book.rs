@@ -195,7 +195,7 @@ impl Book {
         let customer = self.customers.get(&command.customer_id);
         let event = order::place(command, incoming.at, customer, &self.products);
         let stamp = Stamp { version: 1, at: now, causation: incoming.received.command_id.0 };
-        let order = Order::apply(None, order_id, stamp, &event)?;
+        let mut order = Order::apply(None, order_id, stamp, &event)?;
         let mut placed = Placed {
             order_id,
             customer_id: command.customer_id.clone(),
@@ -222,7 +222,6 @@ impl Book {
             }
         }
         let mut events = vec![Event::order(&event, &order, &incoming.cause())?];
-        let mut order = order;
         if let (OrderEvent::Validated(_), PaymentMethod::Account {}) = (&event, &command.payment) {
             // The credit that it has just reserved is its payment.
             let cause = events[0].as_cause();

@@ -25,7 +25,7 @@ use millrace_shared::topology::{DECIDER, Topology};
 use millrace_shared::trace::step;
 use tokio::sync::Notify;
 
-use self::head::{Group, Head, is_moot};
+use self::head::{Group, Head};
 use crate::book::{Book, Incoming, Known, Ruling};
 use crate::event_log::EventLog;
 use crate::ledger::{Ledger, Raced};
@@ -215,16 +215,10 @@ impl<D: Ledger, L: EventLog> Validation<D, L> {
                 );
             }
             head = Head { order: Some(last.event.state()?), sequence: last.sequence };
-            let mut left = Group::new();
-            for (incoming, event) in group {
-                if !is_moot(&event, head.order.as_ref())? {
-                    left.push((incoming, event));
-                }
-            }
-            if left.is_empty() {
+            let (dead, mut rest) = head.split(group)?;
+            if dead.is_empty() && rest.is_empty() {
                 return Ok(());
             }
-            let (dead, mut rest) = head.split(left)?;
             if head.fitting(&rest)? > 0 {
                 rest.extend(dead);
                 group = rest;

@@ -36,8 +36,9 @@ impl Head {
         Ok(group.len())
     }
 
-    /// The events that can never follow from here, and the rest. Only the former may be decided
-    /// again: of the others it is not known that nobody has appended them, or still will.
+    /// The events that can never follow from here, and the rest; what is moot is in neither. Only the
+    /// former may be decided again: of the others it is not known that nobody has appended them, or
+    /// still will.
     pub fn split<'a>(&self, group: Group<'a>) -> Result<(Group<'a>, Group<'a>)> {
         let (mut dead, mut rest) = (Group::new(), Group::new());
         for (incoming, event) in group {
@@ -45,7 +46,11 @@ impl Head {
                 Some(order) => is_overtaken(&event, order)?,
                 None => false,
             };
-            (if is_dead { &mut dead } else { &mut rest }).push((incoming, event));
+            if !is_dead {
+                rest.push((incoming, event));
+            } else if event.answers().is_some() {
+                dead.push((incoming, event));
+            }
         }
         Ok((dead, rest))
     }
@@ -129,6 +134,9 @@ mod tests {
         assert!(!is_moot(&paid, None).unwrap());
         assert!(!is_moot(&paid, Some(&order)).unwrap(), "it can still follow");
         assert!(is_moot(&paid, Some(&cancelled)).unwrap());
+        let (incoming, head) = (incoming(), Head { order: Some(cancelled), sequence: 2 });
+        let (dead, rest) = head.split(vec![(&incoming, paid)]).unwrap();
+        assert_eq!((dead.len(), rest.len()), (0, 0), "nothing is left to do");
         assert!(!is_moot(&asked, Some(&after)).unwrap(), "a command has an answer to come");
     }
 
