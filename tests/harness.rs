@@ -266,19 +266,45 @@ impl System {
         self.send(self.request("GET", path)).await
     }
 
+    /// Sends a command with a key of its own, and again with the same key for as long as the api does not
+    /// know whether it has stored it: what a client does while the disk is slow.
+    pub async fn command(&self, request: reqwest::RequestBuilder) -> Answer {
+        let key = uuid::Uuid::now_v7().to_string();
+        let request = request.header("Idempotency-Key", key);
+        let start = Instant::now();
+        loop {
+            let again = request.try_clone().expect("a body that is there as a whole");
+            let answer = self.send(again).await;
+            if answer.text("/type") != "/problems/outcome-unknown" {
+                return answer;
+            }
+            assert!(start.elapsed() < PATIENCE, "not stored within {PATIENCE:?}: {answer:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// POST of JSON
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send(self.request("POST", path).json(body)).await
+        self.to_be_sent(self.request("POST", path), body).await
     }
 
     /// POST of JSON that waits for the outcome
     pub async fn post_and_wait(&self, path: &str, body: &Value) -> Answer {
-        self.send(self.request("POST", path).header("Prefer", "wait=20").json(body)).await
+        self.to_be_sent(self.request("POST", path).header("Prefer", "wait=20"), body).await
     }
 
     /// PUT of JSON that waits for the outcome
     pub async fn put_and_wait(&self, path: &str, body: &Value) -> Answer {
-        self.send(self.request("PUT", path).header("Prefer", "wait=20").json(body)).await
+        self.to_be_sent(self.request("PUT", path).header("Prefer", "wait=20"), body).await
+    }
+
+    /// A command that brings its own id or key is sent as it is.
+    async fn to_be_sent(&self, request: reqwest::RequestBuilder, body: &Value) -> Answer {
+        let request = request.json(body);
+        if ["commandId", "idempotencyKey", "orderId"].iter().any(|it| body.get(it).is_some()) {
+            return self.send(request).await;
+        }
+        self.command(request).await
     }
 
     /// Defines a product in dollars.

@@ -28,7 +28,7 @@ fn export(url: &str) -> Vec<(&'static str, String)> {
 /// Places an order as a part of a trace, waits until it is paid, and returns its id.
 async fn place(system: &System, roles: &Roles, order: &Value, traceparent: &str) -> String {
     let request = system.request_to("POST", &roles.url("/v1/orders")).header("Prefer", "wait=20");
-    let answer = system.send(request.header("traceparent", traceparent).json(order)).await;
+    let answer = system.command(request.header("traceparent", traceparent).json(order)).await;
     assert_eq!(answer.status, 201, "{answer:?}");
     answer.text("/orderId")
 }

@@ -243,9 +243,11 @@ async fn validate(
         Arc::clone(&wake),
         time_to_pay,
     ));
-    let expiry = expiry::Expiry::new(ledger.clone(), events.clone(), topology.clone(), time_to_pay);
+    let expiry = expiry::Expiry::new(ledger.clone(), events, topology.clone(), time_to_pay);
     let reservations = Arc::new(reservations::Reservations::new(ledger.clone()));
-    let relay = relay::Relay::new(ledger, events, topology.clone(), wake);
+    // It appends much at a time, behind which no order is to wait: so it has a queue of its own.
+    let told = Log::new(client.clone(), topology.events_stream());
+    let relay = relay::Relay::new(ledger, told, topology.clone(), wake);
     let mut loops = JoinSet::new();
     loops.spawn(consumer::run(validation, client.clone(), topology.clone(), shutdown.clone()));
     loops.spawn(consumer::run(reservations, client, topology, shutdown.clone()));

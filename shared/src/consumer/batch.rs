@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::FutureExt as _;
+use tokio::time::{Instant, interval_at, timeout};
 
 use super::settle::Settler;
 use super::watched::begin;
@@ -125,10 +126,10 @@ pub(super) async fn judge<W: Worker>(
     // Boxed, as elsewhere what is large or rare: each layer around it would copy it.
     let work = trace::batch(looked_at.collect(), worker.handle(deliveries).boxed());
     let guarded = AssertUnwindSafe(work).catch_unwind();
-    let work = tokio::time::timeout(LIMIT, guarded);
+    let work = timeout(LIMIT, guarded);
     tokio::pin!(work);
-    let mut progress = tokio::time::interval(PROGRESS);
-    progress.tick().await;
+    // Its first tick is not awaited: though due at once, it would come with the next millisecond.
+    let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
     let ended = loop {
         tokio::select! {
             ended = &mut work => break ended,
@@ -146,4 +147,47 @@ pub(super) async fn judge<W: Worker>(
     };
     verdicts.resize_with(messages.len(), || Verdict::Failed(missing.clone()));
     verdicts
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::topology::Topology;
+
+    /// A worker that has nothing to do.
+    struct Idle;
+
+    impl Worker for Idle {
+        type Message = ();
+        const NAME: &'static str = "idle";
+        const BATCH: usize = 1;
+        const BATCHES: usize = 1;
+
+        fn stream(&self, topology: &Topology) -> String {
+            topology.events_stream()
+        }
+
+        fn subjects(&self, _topology: &Topology) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn decode(&self, _raw: &Raw<'_>) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn handle(&self, _batch: &[Delivery<()>]) -> Vec<Verdict> {
+            Vec::new()
+        }
+    }
+
+    /// The runtime's timers come with whole milliseconds: any that was awaited first would be seen here.
+    #[tokio::test(start_paused = true)]
+    async fn the_work_on_a_batch_begins_at_once() {
+        advance(Duration::from_micros(500)).await;
+        let start = Instant::now();
+        judge(&Idle, &[], &[]).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 }

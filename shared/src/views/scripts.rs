@@ -16,23 +16,22 @@ use super::write::MARK;
 use super::{ViewError, Views};
 
 /// Writes documents (version and text after each other), each unless one of the same or a newer
-/// version is there.
+/// version is there. What has no version is always written.
 const PUT: &str = "
 for i, key in ipairs(KEYS) do
-  local version = ARGV[2 * i - 1]
-  local old = string.match(redis.call('GETRANGE', key, 0, 19), '^%d+')
-  if not old or tonumber(old) < tonumber(version) then
-    redis.call('SET', key, version .. ' ' .. ARGV[2 * i])
+  local version, text = ARGV[2 * i - 1], ARGV[2 * i]
+  if version == '' then
+    redis.call('SET', key, text)
+  else
+    local old = string.match(redis.call('GETRANGE', key, 0, 19), '^%d+')
+    if not old or tonumber(old) < tonumber(version) then
+      redis.call('SET', key, version .. ' ' .. text)
+    end
   end
 end
 return 1";
 
-/// Writes what became of commands.
-const TELL: &str = "
-for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i]) end
-return 1";
-
-const ALL: [&str; 9] = [PUT, TELL, MARK, COUNT, SHELVE, NEWER, BROWSE, FIND, NOTE];
+const ALL: [&str; 8] = [PUT, MARK, COUNT, SHELVE, NEWER, BROWSE, FIND, NOTE];
 
 /// Items that one call writes: it holds up everybody else for about a millisecond.
 const AT_A_TIME: usize = 100;
@@ -59,7 +58,6 @@ impl Item {
 #[derive(Debug, Clone)]
 pub(super) struct Scripts {
     pub put: Script,
-    pub tell: Script,
     pub mark: Script,
     pub count: Script,
     pub shelve: Script,
@@ -73,7 +71,6 @@ impl Scripts {
     pub fn new() -> Self {
         Self {
             put: Script::from_lua(PUT),
-            tell: Script::from_lua(TELL),
             mark: Script::from_lua(MARK),
             count: Script::from_lua(COUNT),
             shelve: Script::from_lua(SHELVE),

@@ -78,7 +78,7 @@ impl Views {
         });
         let outcomes = batch.outcomes.iter().map(|view| {
             let key = self.key(generation, Subject::Command, &view.command_id.to_string());
-            Ok(Item { keys: vec![key], words: vec![json(view)?.into()] })
+            Ok(Item { keys: vec![key], words: vec!["".into(), json(view)?.into()] })
         });
         let outcomes: Vec<Item> = outcomes.collect::<Result<_, EventError>>()?;
         let products = batch.newest.iter().filter(|event| event.subject == Subject::Product);
@@ -90,12 +90,8 @@ impl Views {
             let key = self.products_key(generation);
             Ok(self.redis.zadd::<(), _, _>(key, None, None, false, false, products).await?)
         };
-        tokio::try_join!(
-            self.each::<()>(&self.scripts.put, documents),
-            self.each::<()>(&self.scripts.tell, outcomes.into_iter()),
-            listed,
-        )
-        .map(|_| ())
+        tokio::try_join!(self.each::<()>(&self.scripts.put, documents.chain(outcomes)), listed)
+            .map(|_| ())
     }
 
     /// Notes that commands were stored, so that a read in the next moment says *pending* instead of
