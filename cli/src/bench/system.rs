@@ -194,6 +194,7 @@ impl Starter<'_> {
             program: std::env::current_exe()?,
             arguments: words.iter().map(|word| (*word).to_owned()).collect(),
             environment: &[],
+            timer_slack: None,
             user: User::Same,
             log: log.clone(),
             mark: String::new(),

@@ -16,6 +16,11 @@ use super::provision::Program;
 use super::{Addresses, Which};
 use crate::credentials::{Credentials, nats_users};
 
+/// While the server works, a thread of its runtime asks to be woken every 20 µs, to see whether another
+/// waits for the disk: a tenth of all its time on a virtual machine. So seldom it costs nothing, and is
+/// soon enough for a disk that hangs.
+const TIMER_SLACK: Duration = Duration::from_millis(10);
+
 pub(super) fn launch(
     home: &Home,
     program: &Program,
@@ -50,6 +55,7 @@ pub(super) fn launch(
         // It keeps every subject in memory, which is millions of small objects with a million orders:
         // it marks them half as often, and takes half as much memory again for it.
         environment: &[("GOGC", "200")],
+        timer_slack: Some(TIMER_SLACK),
         user: User::Same,
         log: home.log(Which::Nats),
         mark,

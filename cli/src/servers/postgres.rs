@@ -59,6 +59,7 @@ pub(super) async fn launch(
         program: cluster.bin.join("postgres"),
         arguments: ["-D".to_owned(), mark.clone()].into_iter().chain(options).collect(),
         environment: &[],
+        timer_slack: None,
         user: cluster.user,
         log: home.log(Which::Postgres),
         mark,
@@ -203,8 +204,15 @@ impl Cluster {
         let mark = new.to_string_lossy().into_owned();
         let initdb = self.bin.join("initdb");
         let log = home.log(Which::Postgres);
-        let launch =
-            Launch { program: initdb, arguments, environment: &[], user: self.user, log, mark };
+        let launch = Launch {
+            program: initdb,
+            arguments,
+            environment: &[],
+            timer_slack: None,
+            user: self.user,
+            log,
+            mark,
+        };
         let mut running = spawner.spawn(&launch).await?;
         let status = running.child.as_mut().context("initdb has no process")?.wait().await?;
         let _ = fs::remove_file(&password);

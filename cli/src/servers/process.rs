@@ -3,6 +3,8 @@
 use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+#[cfg(target_os = "linux")]
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+#[cfg(target_os = "linux")]
+use rustix::thread::set_current_timer_slack;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -25,6 +29,8 @@ pub(crate) struct Launch {
     pub arguments: Vec<String>,
     /// What it finds in its environment, unless it is set there already.
     pub environment: &'static [(&'static str, &'static str)],
+    /// How much later than it asks for its timers may wake it; the system's usual, if it is none.
+    pub timer_slack: Option<Duration>,
     pub user: User,
     pub log: PathBuf,
     /// The argument by which the process is known as this data folder's.
@@ -64,6 +70,7 @@ pub(crate) struct Spawner {
 
 struct Request {
     command: Command,
+    timer_slack: Option<Duration>,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
@@ -74,6 +81,7 @@ impl Spawner {
         let work = move || {
             let _entered = runtime.enter();
             for mut request in inbox {
+                set_timer_slack(request.timer_slack);
                 // Nobody waits for the reply any more: the child is dropped, and so killed.
                 let _ = request.reply.send(request.command.spawn());
             }
@@ -110,11 +118,25 @@ impl Spawner {
             command.uid(uid).gid(gid);
         }
         let (reply, child) = oneshot::channel();
-        self.requests.send(Request { command, reply }).ok().with_context(failed)?;
+        let request = Request { command, timer_slack: launch.timer_slack, reply };
+        self.requests.send(request).ok().with_context(failed)?;
         let child = child.await?.with_context(failed)?;
         Ok(Running { child: Some(child), log })
     }
 }
+
+/// Sets the slack of this thread's timers: processes that it starts begin with the same (prctl(2)).
+#[cfg(target_os = "linux")]
+fn set_timer_slack(slack: Option<Duration>) {
+    let nanoseconds = slack.and_then(|it| NonZeroU64::new(u64::try_from(it.as_nanos()).ok()?));
+    if let Err(error) = set_current_timer_slack(nanoseconds) {
+        tracing::debug!(%error, "the slack of timers stays as it is");
+    }
+}
+
+/// Elsewhere timers have none that could be set.
+#[cfg(not(target_os = "linux"))]
+fn set_timer_slack(_slack: Option<Duration>) {}
 
 const NAMESPACE: [&str; 5] = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"];
 

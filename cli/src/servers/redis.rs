@@ -40,6 +40,7 @@ pub(super) fn launch(
         program: program.path.clone(),
         arguments: vec![mark.clone()],
         environment: &[],
+        timer_slack: None,
         user: User::Same,
         log: home.log(Which::Redis),
         mark,
