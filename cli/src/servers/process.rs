@@ -268,3 +268,33 @@ fn marked(program: &Path, mark: &str) -> Vec<u32> {
 pub(super) fn quoted(word: impl AsRef<Path>) -> String {
     serde_json::Value::from(word.as_ref().to_string_lossy()).to_string()
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// The slack of timers, in nanoseconds, that a process finds that is started with this one.
+    async fn slack_of_child(spawner: &Spawner, timer_slack: Option<Duration>) -> u64 {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = Launch {
+            program: "/bin/cat".into(),
+            arguments: vec!["/proc/self/timerslack_ns".to_owned()],
+            environment: &[],
+            timer_slack,
+            user: User::Same,
+            log: folder.path().join("log"),
+            mark: String::new(),
+        };
+        let mut running = spawner.spawn(&launch).await.unwrap();
+        running.child.as_mut().unwrap().wait().await.unwrap();
+        running.log.tail().trim().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_slack_of_timers_is_that_of_one_process_and_of_no_other() {
+        let spawner = Spawner::new().await.unwrap();
+        let usual = slack_of_child(&spawner, None).await;
+        assert_eq!(slack_of_child(&spawner, Some(Duration::from_millis(10))).await, 10_000_000);
+        assert_eq!(slack_of_child(&spawner, None).await, usual);
+    }
+}
