@@ -269,7 +269,8 @@ pub(super) fn quoted(word: impl AsRef<Path>) -> String {
     serde_json::Value::from(word.as_ref().to_string_lossy()).to_string()
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
