@@ -162,6 +162,18 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Only nats-server's timers are slack.
+fn nats_server_is_woken_seldom(up: &Up) {
+    for process in processes_of(&up.data) {
+        let (pid, line) = process.split_once(": ").expect("a process");
+        let is_nats = line.contains("nats-server") && line.contains("--config");
+        // The processes of PostgreSQL come and go.
+        if let Ok(slack) = fs::read_to_string(format!("/proc/{pid}/timerslack_ns")) {
+            assert_eq!(slack.trim() == "10000000", is_nats, "{process}: {slack}");
+        }
+    }
+}
+
 /// Checks that only the owner can read the passwords, and that no log and no command line has them.
 fn secrets_are_kept(up: &Up) {
     let run = fs::read(up.data.join("run.json")).expect("the run file");
@@ -238,6 +250,7 @@ async fn what_up_prints_places_orders_and_the_next_start_has_them() {
         .await;
     let commands = up.commands().await;
     secrets_are_kept(&up);
+    nats_server_is_woken_seldom(&up);
 
     let second = run(&arguments(&data, &[]), &[]).await;
     assert_eq!(second.code, Some(1), "{second:?}");
