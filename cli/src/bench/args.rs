@@ -68,9 +68,9 @@ pub struct BenchArgs {
     /// Customers in the shop
     #[arg(long, default_value = "1000")]
     pub customers: NonZeroUsize,
-    /// Connections over which orders are placed
-    #[arg(long, default_value = "128")]
-    pub connections: NonZeroUsize,
+    /// Connections over which orders are placed, at the most [default: as many as --window]
+    #[arg(long)]
+    pub connections: Option<NonZeroUsize>,
     /// Orders under way at once while the capacity is measured
     #[arg(long, default_value = "2000")]
     pub window: NonZeroUsize,
@@ -123,7 +123,7 @@ impl BenchArgs {
             let few = |count: usize| NonZeroUsize::MIN.saturating_add(count - 1);
             (self.rounds, self.seconds) = (few(1), 1.0);
             (self.products, self.customers) = (few(50), few(50));
-            (self.connections, self.window) = (few(16), few(200));
+            (self.connections, self.window) = (Some(few(16)), few(200));
         }
         self
     }
@@ -131,6 +131,12 @@ impl BenchArgs {
     /// Whether a part is to be done.
     pub fn does(&self, phase: Phase) -> bool {
         self.only.is_empty() || self.only.contains(&phase)
+    }
+
+    /// Connections over which orders are placed: with fewer than the window has orders, these would
+    /// bound what is under way.
+    pub fn connections(&self) -> NonZeroUsize {
+        self.connections.unwrap_or(self.window)
     }
 
     /// How long orders are placed before anything counts.
@@ -196,7 +202,7 @@ impl BenchArgs {
             "products": self.products,
             "customers": self.customers,
             "linesPerOrder": super::shop::LINES,
-            "connections": self.connections,
+            "connections": self.connections(),
             "window": self.window,
             "seconds": self.seconds,
             "rounds": self.rounds,

@@ -8,6 +8,8 @@ use anyhow::Result;
 use serde::Serialize;
 use tokio::time::sleep;
 
+use super::batches::Batches;
+use super::client::Connection;
 use super::figures::{Quantiles, float, median, rate};
 use super::load::{Arrivals, Load};
 use super::proc::{self, Used, Watched};
@@ -41,6 +43,8 @@ pub struct Round {
     pub paid: Quantiles,
     /// Processor milliseconds for each order, by process.
     pub cpu_per_order: BTreeMap<String, f64>,
+    /// Messages in a batch, by place; see [`Batches`].
+    pub batches: BTreeMap<String, f64>,
     /// Of the load itself; in no sum.
     pub load_cpu_per_order: f64,
     /// What the servers hold more than before.
@@ -82,6 +86,8 @@ pub async fn round(
 ) -> Result<Round> {
     system.worked_off(&[]).await?;
     let stored = Stored::read(system).await?;
+    let mut edge = Connection::new(&system.http, system.authorization.as_deref())?;
+    let batches = Batches::read(&mut edge).await?;
     let (used, own) = (proc::used(&system.processes)?, proc::own());
     let work = async {
         let placed = load.run(Arrivals::Window(window), Duration::ZERO, time).await?;
@@ -108,12 +114,13 @@ pub async fn round(
         accept: placed.accept_times.quantiles(),
         paid: placed.paid_times.quantiles(),
         cpu_per_order: spent,
+        batches: Batches::read(&mut edge).await?.since(&batches),
         load_cpu_per_order: own.as_secs_f64() * 1000.0 / float(orders.max(1)),
         stored: Stored::read(system).await?.since(stored),
     })
 }
 
-/// The medians of what processes have used.
+/// The medians of figures that have the same names.
 pub fn medians(rounds: &[&BTreeMap<String, f64>]) -> BTreeMap<String, f64> {
     let names = rounds.iter().flat_map(|round| round.keys());
     let of = |name: &String| {

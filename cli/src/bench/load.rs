@@ -1,8 +1,7 @@
 //! Placing orders: as many as the system processes, or at a given rate that does not ask how the
 //! system is.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use millrace_shared::command::Command;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::Entry;
@@ -40,8 +39,8 @@ pub enum Arrivals {
 pub struct Load {
     shop: Arc<Shop>,
     underway: Arc<Underway>,
-    senders: Vec<Sender>,
-    next: Arc<AtomicU64>,
+    ways: Arc<Ways>,
+    next: u64,
     reader: Connection,
     seed: u64,
 }
@@ -66,18 +65,36 @@ pub struct Placed {
     pub paid_times: Times,
 }
 
+/// What became of one order.
+struct Answered {
+    accepted: bool,
+    at: Instant,
+    scheduled: Instant,
+    counted: bool,
+}
+
 struct Sender {
     http: Option<Connection>,
     nats: Option<jetstream::Context>,
     subject: String,
 }
 
+/// The ways in that are free. What was used last is used next: where few are needed, few are open.
+struct Ways {
+    free: Mutex<Vec<Sender>>,
+    count: Arc<Semaphore>,
+}
+
+/// One of them, until it is given back.
+struct Way {
+    sender: Sender,
+    _counted: OwnedSemaphorePermit,
+}
+
 /// Where the scheduled times come from.
 struct Source {
-    room: Arc<Semaphore>,
     until: Instant,
-    told: Option<Mutex<mpsc::Receiver<Instant>>>,
-    counted_from: Instant,
+    told: Option<mpsc::Receiver<Instant>>,
 }
 
 impl Load {
@@ -100,10 +117,12 @@ impl Load {
                 subject: system.topology.command("order.place"),
             })
         });
+        let free = senders.collect::<Result<Vec<_>>>()?;
+        let count = Arc::new(Semaphore::new(free.len()));
         Ok(Self {
-            senders: senders.collect::<Result<_>>()?,
+            ways: Arc::new(Ways { free: Mutex::new(free), count }),
             reader: Connection::new(&system.http, system.authorization.as_deref())?,
-            next: Arc::new(AtomicU64::new(0)),
+            next: 0,
             shop,
             underway,
             seed,
@@ -126,42 +145,62 @@ impl Load {
         };
         let told = match arrivals {
             Arrivals::Window(_) => None,
-            Arrivals::Rate(rate) => Some(Mutex::new(self.pace(rate, begin, until)?)),
+            Arrivals::Rate(rate) => Some(self.pace(rate, begin, until)?),
         };
         let room = Arc::new(Semaphore::new(most));
-        let source = Arc::new(Source { room, until, told, counted_from: begin + warm_up });
+        let mut source = Source { until, told };
         self.underway.take_times();
-        let mut tasks = JoinSet::new();
-        for sender in self.senders.drain(..) {
-            let (shop, underway) = (Arc::clone(&self.shop), Arc::clone(&self.underway));
-            let (next, source) = (Arc::clone(&self.next), Arc::clone(&source));
-            tasks.spawn(sender.work(shop, underway, next, source));
-        }
         let mut sum = Placed { begin: Some(begin), ..Placed::default() };
-        let mut failed = None;
-        while let Some(ended) = tasks.join_next().await {
-            let (sender, placed) = ended?;
-            self.senders.push(sender);
-            match placed {
-                Ok(placed) => {
-                    sum.accepted += placed.accepted;
-                    sum.refused += placed.refused;
-                    sum.last_accepted = sum.last_accepted.max(placed.last_accepted);
-                    sum.accept_times.merge(&placed.accept_times)?;
+        let mut tasks = JoinSet::new();
+        let mut all = async || {
+            loop {
+                let place = Arc::clone(&room).acquire_owned().await?;
+                let Some(scheduled) = source.next().await else { break };
+                let way = self.ways.take().await?;
+                let counted = scheduled >= begin + warm_up;
+                tasks.spawn(self.placing(way, scheduled, counted, place));
+                self.next += 1;
+                while let Some(placed) = tasks.try_join_next() {
+                    sum.add(&placed??);
                 }
-                Err(error) => failed = Some(error),
             }
-        }
+            while let Some(placed) = tasks.join_next().await {
+                sum.add(&placed??);
+            }
+            anyhow::Ok(())
+        };
+        all().await.context("an order could not be placed")?;
         let since = |end: Option<Instant>| {
             end.map_or(Duration::ZERO, |end| end.saturating_duration_since(begin))
         };
         sum.accepting = since(sum.last_accepted);
-        if let Some(error) = failed {
-            return Err(error.context("an order could not be placed"));
-        }
         sum.visible = since(self.underway.ended(&mut self.reader).await?);
         sum.paid_times = self.underway.take_times();
         Ok(sum)
+    }
+
+    /// Places the next order.
+    fn placing(
+        &self,
+        mut way: Way,
+        scheduled: Instant,
+        counted: bool,
+        place: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Result<Answered>> + use<> {
+        let (shop, underway) = (Arc::clone(&self.shop), Arc::clone(&self.underway));
+        let (ways, number) = (Arc::clone(&self.ways), self.next);
+        async move {
+            let order = shop.order(number)?;
+            let id = order.id;
+            underway.begin(id, scheduled, counted, place);
+            let accepted = way.sender.place(number, order).await?;
+            let at = Instant::now();
+            ways.give_back(way);
+            if !accepted {
+                underway.forget(id);
+            }
+            Ok(Answered { accepted, at, scheduled, counted })
+        }
     }
 
     /// A thread that tells the scheduled times when they come: its sleep is finer than the runtime's.
@@ -190,47 +229,48 @@ impl Load {
 
 impl Source {
     /// The next scheduled time; nothing at the end.
-    async fn next(&self) -> Option<Instant> {
-        match &self.told {
-            Some(told) => told.lock().await.recv().await,
+    async fn next(&mut self) -> Option<Instant> {
+        match &mut self.told {
+            Some(told) => told.recv().await,
             None => Some(Instant::now()).filter(|now| *now < self.until),
         }
     }
 }
 
-impl Sender {
-    async fn work(
-        mut self,
-        shop: Arc<Shop>,
-        underway: Arc<Underway>,
-        next: Arc<AtomicU64>,
-        source: Arc<Source>,
-    ) -> (Self, Result<Placed>) {
-        let mut placed = Placed::default();
-        let work = async {
-            loop {
-                let place = Arc::clone(&source.room).acquire_owned().await?;
-                let Some(scheduled) = source.next().await else { return Ok(()) };
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let order = shop.order(number)?;
-                let (id, counted) = (order.id, scheduled >= source.counted_from);
-                underway.begin(id, scheduled, counted, place);
-                if self.place(number, order).await? {
-                    placed.accepted += 1;
-                    placed.last_accepted = Some(Instant::now());
-                    if counted {
-                        placed.accept_times.add(scheduled.elapsed());
-                    }
-                } else {
-                    placed.refused += 1;
-                    underway.forget(id);
-                }
-            }
-        };
-        let result = work.await;
-        (self, result.map(|()| placed))
+impl Placed {
+    fn add(&mut self, answered: &Answered) {
+        if !answered.accepted {
+            self.refused += 1;
+            return;
+        }
+        self.accepted += 1;
+        self.last_accepted = self.last_accepted.max(Some(answered.at));
+        if answered.counted {
+            self.accept_times.add(answered.at.saturating_duration_since(answered.scheduled));
+        }
+    }
+}
+
+impl Ways {
+    /// Waits for a free one.
+    async fn take(&self) -> Result<Way> {
+        let counted = Arc::clone(&self.count).acquire_owned().await?;
+        // As many as the semaphore counts.
+        let sender = self.lock().pop().context("no way in is free")?;
+        Ok(Way { sender, _counted: counted })
     }
 
+    fn give_back(&self, way: Way) {
+        self.lock().push(way.sender);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Sender>> {
+        // Nothing panics while it is held.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sender {
     /// Tells whether the order was accepted; fails where that is not known.
     async fn place(&mut self, number: u64, placing: Placing) -> Result<bool> {
         let Placing { key, order, .. } = placing;

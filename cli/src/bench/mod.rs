@@ -3,6 +3,7 @@
 
 mod args;
 mod bare;
+mod batches;
 mod capacity;
 mod check;
 mod client;
@@ -20,9 +21,10 @@ mod underway;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use async_nats::jetstream;
 use indicatif::ProgressBar;
+use millrace_api::listener::allow_files;
 use millrace_shared::ids::OrderId;
 use millrace_shared::message::now;
 use tokio::time::{sleep, timeout};
@@ -45,6 +47,8 @@ use underway::Underway;
 const SET_UP: Duration = Duration::from_mins(2);
 /// How long a system is left alone before its memory counts as that of an idle one.
 const IDLE: Duration = Duration::from_secs(2);
+/// Files that the load has open beside its connections.
+const OTHER_FILES: usize = 200;
 /// Orders under way while many are stored.
 const FILLING: usize = 4_000;
 
@@ -100,12 +104,19 @@ async fn measure(args: &BenchArgs, system: &System) -> Result<Report> {
     let shop = Shop::new(args.seed, &name, args.products.get(), args.customers.get())?;
     let shop = Arc::new(shop);
     let (underway, watch) = Underway::watch(system)?;
+    let files = args.connections().get() + OTHER_FILES;
+    let allowed = allow_files(files);
+    ensure!(
+        allowed >= files,
+        "so many connections need {files} open files, and this process may have {allowed}: raise \
+         its limit (ulimit -n), or give fewer --connections"
+    );
     let load = Load::new(
         system,
         Arc::clone(&shop),
         Arc::clone(&underway),
         args.entry,
-        args.connections.get(),
+        args.connections().get(),
         args.seed,
     )?;
     let report = Report {
@@ -229,6 +240,8 @@ impl Run<'_> {
         self.report.load_cpu_per_order = of(|round| round.load_cpu_per_order);
         let costs: Vec<_> = rounds.iter().map(|round| &round.cpu_per_order).collect();
         self.report.cpu_per_order = capacity::medians(&costs);
+        let batches: Vec<_> = rounds.iter().map(|round| &round.batches).collect();
+        self.report.batches = capacity::medians(&batches);
         let costs: Vec<_> = bare_costs.iter().collect();
         self.report.bare_loop_cpu_per_order = capacity::medians(&costs);
         let stored = rounds.iter().map(|round| round.stored).fold(Stored::default(), Stored::and);

@@ -102,6 +102,14 @@ fn capacity(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
         let bare = list(report.bare_loop_rounds.clone());
         writeln!(f, "  rounds {}; bare loop {bare}", list(rounds))?;
     }
+    if !report.batches.is_empty() {
+        let sizes = report.batches.iter().map(|(place, size)| format!("{place} {size:.0}"));
+        let bare = report.bare_loop_per_second.map_or(String::new(), |_| {
+            format!("; bare loop {} orders", report.parameters["bareBatch"])
+        });
+        let sizes = sizes.collect::<Vec<_>>().join(", ");
+        writeln!(f, "  messages in a batch: {sizes}{bare}")?;
+    }
     Ok(())
 }
 

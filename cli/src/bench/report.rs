@@ -46,6 +46,9 @@ pub struct Report {
     pub latency: Vec<Latency>,
     /// Processor milliseconds for each order, by process, over all rounds.
     pub cpu_per_order: BTreeMap<String, f64>,
+    /// Messages in a batch, by place; the medians of the rounds. With all roles in one process those
+    /// of all, otherwise those of the edge.
+    pub batches: BTreeMap<String, f64>,
     /// Of the load itself.
     pub load_cpu_per_order: Option<f64>,
     /// Bytes of memory, by process.

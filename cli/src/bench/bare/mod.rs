@@ -38,10 +38,11 @@ use keys::Keys;
 use log::Streams;
 use tables::Tables;
 
-/// Orders in a batch: validation's.
-pub const BATCH: usize = 256;
-/// Batches under way at once.
-pub const UNDERWAY: usize = 8;
+/// Orders in a batch: Millrace's are between some 45 (events that are appended) and 600 (events in the
+/// journal) on two cores with a window of 2,000, and this is their geometric mean. Reports tell both.
+pub const BATCH: usize = 128;
+/// Batches under way at once: together as many orders as Millrace has under way.
+pub const UNDERWAY: usize = 16;
 
 /// The bare loop on a system's servers.
 pub struct Bare {
