@@ -36,6 +36,8 @@ pub mod verify;
 
 /// How long a server may take to answer the tools.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a runtime waits at its end for work that cannot be interrupted.
+const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Order processing on NATS JetStream
 #[derive(Debug, Parser)]
@@ -131,7 +133,7 @@ pub fn main() -> ExitCode {
     let result = cli.log.start(usual, &service(&cli.action)).and_then(|telemetry| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(Box::pin(run(cli.action)));
-        runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+        runtime.shutdown_timeout(LAST_WORK);
         telemetry.stop();
         result
     });

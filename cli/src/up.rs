@@ -15,6 +15,7 @@ use millrace_shared::topology::StreamOptions;
 use millrace_workers::gateway::config::GatewayConfig;
 use millrace_workers::{PAYMENT_TIMEOUT, Role, WorkerConfig};
 use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::AdminArgs;
@@ -115,7 +116,7 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
         }
         .inspect_err(|_| stop.cancel())
     };
-    let work = crate::workers(&Role::ALL, &config, shutdown.clone());
+    let work = work(config.clone(), shutdown.clone());
     let greet = async {
         if !args.no_sample {
             load_sample(&config.nats).await?;
@@ -131,6 +132,27 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
     };
     let (served, worked, greeted) = tokio::join!(serve, work, greet);
     served.and(worked).and(greeted)
+}
+
+/// Runs the workers on threads of their own, at the most half as many as there are processors: what
+/// they do with a batch keeps no request waiting, and who has its thread for itself wakes no other.
+async fn work(config: WorkerConfig, shutdown: CancellationToken) -> Result<()> {
+    let threads = std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
+    let mut working = JoinSet::new();
+    for roles in Role::ALL.chunks(Role::ALL.len().div_ceil(threads)) {
+        let (config, shutdown) = (config.clone(), shutdown.clone());
+        working.spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let worked = runtime.block_on(crate::workers(roles, &config, shutdown));
+            runtime.shutdown_timeout(crate::LAST_WORK);
+            worked
+        });
+    }
+    let mut result = Ok(());
+    while let Some(ended) = working.join_next().await {
+        result = result.and(ended.map_err(anyhow::Error::new).flatten());
+    }
+    result
 }
 
 /// The connections of the parts of the system to the private servers, each with its own rights.

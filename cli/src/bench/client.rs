@@ -1,7 +1,7 @@
 //! A connection that is kept open: one request at a time, as little work as possible. The load
 //! comes from the same machine, so what it costs is missing elsewhere.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use bytes::Bytes;
@@ -15,13 +15,22 @@ use tokio::time::timeout;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection that was not used for so long is left: the edge closes such in the end, and would do so
+/// while something is sent.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// A connection to the edge. It is made when it is first used, and again after it was closed.
 #[derive(Debug)]
 pub struct Connection {
     authority: String,
     authorization: Option<String>,
-    open: Option<SendRequest<Full<Bytes>>>,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    sender: SendRequest<Full<Bytes>>,
+    used: Instant,
 }
 
 /// An answer.
@@ -75,14 +84,14 @@ impl Connection {
 
     async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let mut sender = match self.open.take() {
-            Some(sender) if !sender.is_closed() => sender,
+            Some(Open { sender, used }) if !sender.is_closed() && used.elapsed() < IDLE => sender,
             _ => self.connect().await?,
         };
         sender.ready().await?;
         let answer = sender.send_request(request).await?;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect().await?.to_bytes();
-        self.open = Some(sender);
+        self.open = Some(Open { sender, used: Instant::now() });
         Ok(Answer { status, body })
     }
 
