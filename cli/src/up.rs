@@ -135,7 +135,8 @@ async fn system(args: &UpArgs, addresses: Addresses, shutdown: CancellationToken
 }
 
 /// Runs the workers on threads of their own, at the most half as many as there are processors: what
-/// they do with a batch keeps no request waiting, and who has its thread for itself wakes no other.
+/// they do with a batch keeps no request waiting, and fewer threads wake each other less. If one
+/// fails, all stop.
 async fn work(config: WorkerConfig, shutdown: CancellationToken) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, |all| all.get().div_ceil(2));
     let mut working = JoinSet::new();
@@ -150,7 +151,10 @@ async fn work(config: WorkerConfig, shutdown: CancellationToken) -> Result<()> {
     }
     let mut result = Ok(());
     while let Some(ended) = working.join_next().await {
-        result = result.and(ended.map_err(anyhow::Error::new).flatten());
+        if let Err(error) = ended.map_err(anyhow::Error::new).flatten() {
+            shutdown.cancel();
+            result = Err(error);
+        }
     }
     result
 }
