@@ -210,6 +210,11 @@ pub async fn workers(
         running
             .spawn(async move { Box::pin(millrace_workers::run(role, &config, shutdown)).await });
     }
+    all_or_none(running, &shutdown).await
+}
+
+/// Waits until all have ended; if one fails, all are told to.
+async fn all_or_none(mut running: JoinSet<Result<()>>, shutdown: &CancellationToken) -> Result<()> {
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {
         if let Err(error) = ended.map_err(anyhow::Error::new).flatten() {

@@ -149,14 +149,7 @@ async fn work(config: WorkerConfig, shutdown: CancellationToken) -> Result<()> {
             worked
         });
     }
-    let mut result = Ok(());
-    while let Some(ended) = working.join_next().await {
-        if let Err(error) = ended.map_err(anyhow::Error::new).flatten() {
-            shutdown.cancel();
-            result = Err(error);
-        }
-    }
-    result
+    crate::all_or_none(working, &shutdown).await
 }
 
 /// The connections of the parts of the system to the private servers, each with its own rights.
