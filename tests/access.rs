@@ -143,19 +143,19 @@ async fn at_nats_nobody_does_what_is_another_ones_work() {
         (
             "change payment's consumer",
             &[Payment],
-            api("CONSUMER.CREATE", &format!("{events}.payment")),
+            api("CONSUMER.CREATE", &format!("{events}.payment-validated")),
             nothing(),
         ),
         (
             "take payment's messages",
             &[Payment],
-            api("CONSUMER.MSG.NEXT", &format!("{events}.payment")),
+            api("CONSUMER.MSG.NEXT", &format!("{events}.payment-validated")),
             json!({ "batch": 1, "no_wait": true }).to_string(),
         ),
         (
             "delete payment's consumer",
             &[],
-            api("CONSUMER.DELETE", &format!("{events}.payment")),
+            api("CONSUMER.DELETE", &format!("{events}.payment-validated")),
             nothing(),
         ),
     ];
@@ -164,7 +164,7 @@ async fn at_nats_nobody_does_what_is_another_ones_work() {
     let payment = system.run(millrace_workers::Role::Payment);
     eventually("payment has its consumer", async || {
         let log = async_nats::jetstream::new(system.nats.clone()).get_stream(&events).await.ok()?;
-        log.consumer_info("payment").await.ok()
+        log.consumer_info("payment-refund-requested").await.ok()
     })
     .await;
     payment.stop().await;

@@ -408,7 +408,10 @@ impl System {
     pub async fn settle(&self) {
         eventually("every worker has seen everything", async || {
             let jetstream = async_nats::jetstream::new(self.nats.clone());
-            let mut not_there = self.started.lock().expect("no test has panicked").clone();
+            let roles = self.started.lock().expect("no test has panicked").clone();
+            let workers = roles.iter().filter_map(|role| role.name().strip_prefix("millrace-"));
+            let consumers = workers.flat_map(|worker| self.topology.consumers(worker));
+            let mut not_there: Vec<String> = consumers.map(|(consumer, _)| consumer).collect();
             let names = [self.topology.commands_stream(), self.topology.events_stream()];
             let ends = async || {
                 let streams = names.each_ref().map(|name| jetstream.get_stream(name));
@@ -423,7 +426,7 @@ impl System {
                     let info = consumer.ok()?;
                     // Readers of the log come and go; only workers count.
                     let Some(worker) = &info.config.durable_name else { continue };
-                    not_there.retain(|role| role.name() != format!("millrace-{worker}"));
+                    not_there.retain(|consumer| consumer != worker);
                     if info.num_pending > 0 || info.num_ack_pending > 0 {
                         return None;
                     }

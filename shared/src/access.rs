@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::topology::Topology;
+use crate::topology::{Topology, WORKERS};
 
 /// Who connects to the servers. Each has a user of its own at each server that it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +94,7 @@ impl Principal {
                 // The pipeline's figures.
                 .says(
                     WORKERS
+                        .map(|(worker, _)| worker)
                         .iter()
                         .chain(&["api"])
                         .map(|it| format!("$SRV.STATS.{}", topology.service(it))),
@@ -108,23 +109,23 @@ impl Principal {
                 .reads(&parked)
                 .says([format!("{ns}.replay.>"), removal(&parked)]),
             Self::Validation => own
-                .works(&commands, &["validation"])
-                .works(&events, &["reservations"])
+                .works(&commands, "validation")
+                .works(&events, "reservations")
                 .reads(&events)
                 .says([format!("{ns}.evt.>")]),
             Self::Payment => own
-                .works(&events, &["payment"])
+                .works(&events, "payment")
                 .hears([topology.payment_hint()])
                 .reads(&events)
                 .says(PAYMENT_EVENTS.map(|kind| topology.order_events(kind))),
-            Self::Persistence => own.works(&events, &["persistence"]),
+            Self::Persistence => own.works(&events, "persistence"),
             Self::Trim => own
                 .reads(&commands)
                 .reads(&events)
                 .reads(&parked)
                 .says([&commands, &events].map(|it| format!("$JS.API.STREAM.PURGE.{it}"))),
             Self::Projection => {
-                own.works(&events, &["projection"]).reads(&commands).reads(&events).follows(&events)
+                own.works(&events, "projection").reads(&commands).reads(&events).follows(&events)
             }
             Self::Operator => own
                 .says(["cmd", "query", "replay"].map(|of| format!("{ns}.{of}.>")))
@@ -182,9 +183,6 @@ impl fmt::Display for Principal {
 /// What payment appends to the history of an order.
 const PAYMENT_EVENTS: [&str; 4] = ["paid", "rejected", "payment-unknown", "refunded"];
 
-/// The loops of workers. Each has a consumer of its name, which nobody else may change.
-const WORKERS: [&str; 5] = ["validation", "reservations", "payment", "persistence", "projection"];
-
 /// Where the replies to a principal arrive.
 pub fn inbox(namespace: &str, principal: Principal) -> String {
     format!("{namespace}.inbox.{principal}")
@@ -237,7 +235,7 @@ impl Rights<'_> {
 
     /// Reads a stream through consumers of its own, of any name but a worker's.
     fn follows(self, stream: &str) -> Self {
-        let workers = WORKERS.iter().flat_map(|it| [(*it).to_owned(), format!("{it}-replay")]);
+        let workers = WORKERS.iter().flat_map(|(worker, _)| self.consumers(worker));
         let theirs = workers.flat_map(|it| {
             [
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{it}"),
@@ -258,15 +256,17 @@ impl Rights<'_> {
         .never(theirs)
     }
 
-    /// Runs the loop of these workers on a stream, parks what they cannot do, and is asked to try
-    /// that again.
-    fn works(self, stream: &str, workers: &[&str]) -> Self {
+    /// The names of a worker's consumers: of its stream, and of what it is asked to try again.
+    fn consumers(&self, worker: &str) -> Vec<String> {
+        let own = self.topology.consumers(worker).into_iter().map(|(name, _)| name);
+        own.chain([format!("{worker}-replay")]).collect()
+    }
+
+    /// Runs the loop of a worker on a stream, parks what it cannot do, and is asked to try that again.
+    fn works(self, stream: &str, worker: &str) -> Self {
         let (ns, parked) = (self.topology.namespace(), self.topology.parked_stream());
-        let consumers = workers
-            .iter()
-            .map(|worker| (stream, (*worker).to_owned()))
-            .chain(workers.iter().map(|worker| (parked.as_str(), format!("{worker}-replay"))));
-        let consumers = consumers.flat_map(|(stream, consumer)| {
+        let consumers = self.consumers(worker).into_iter().flat_map(|consumer| {
+            let stream = if consumer.ends_with("-replay") { &parked } else { stream };
             [
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>"),
@@ -275,10 +275,8 @@ impl Rights<'_> {
             ]
         });
         let consumers: Vec<String> = consumers.collect();
-        let places = workers.iter().map(|worker| format!("{ns}.parked.{worker}.>"));
-        let places: Vec<String> = places.collect();
-        let asked: Vec<String> =
-            workers.iter().map(|worker| self.topology.query("worker", worker)).collect();
+        let places = [format!("{ns}.parked.{worker}.>")];
+        let asked = [self.topology.query("worker", worker)];
         self.says(consumers)
             .says(places)
             .hears(asked)

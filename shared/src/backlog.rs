@@ -35,6 +35,8 @@ impl Oldest {
         };
         let mut first: Option<(u64, DateTime<Utc>)> = None;
         for subject in subjects {
+            // Who has no filter asks for everything.
+            let subject = if subject.is_empty() { ">" } else { subject };
             let message = match stream.get_first_raw_message_by_subject(subject, from).await {
                 Ok(message) => message,
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => continue,

@@ -19,10 +19,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream;
 use async_nats::{Client, HeaderMap, jetstream};
 use chrono::{DateTime, Utc};
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use self::batch::process;
 use self::replays::Replays;
 use self::settle::Settler;
-use self::watched::tell_backlog;
+use self::watched::Backlog;
 use crate::backlog::Oldest;
 use crate::health;
 use crate::log::Log;
@@ -59,7 +58,7 @@ const GATHER: Duration = Duration::from_millis(5);
 pub trait Worker: Send + Sync + 'static {
     /// What it works on.
     type Message: Send + Sync + 'static;
-    /// The name of its durable consumer, shared by all replicas.
+    /// The name of its durable consumers, shared by all replicas ([`Topology::consumers`]).
     const NAME: &'static str;
     /// The most messages in a batch.
     const BATCH: usize;
@@ -71,13 +70,9 @@ pub trait Worker: Send + Sync + 'static {
 
     /// The stream that it consumes.
     fn stream(&self, topology: &Topology) -> String;
-    /// The subjects in it that it asks for; all, if there are none. For each message that it gives to
-    /// a consumer with several filters the server looks through all subjects of a block of its store,
-    /// and holds up appends meanwhile: who wants nearly all asks for all, and passes over the rest.
-    fn subjects(&self, topology: &Topology) -> Vec<String>;
-    /// Whether it wants a message of those that it asks for; the others are settled unread.
-    fn wants(&self, _topology: &Topology, _subject: &str) -> bool {
-        true
+    /// Whether it wants a message; one that it was given all the same is settled unread.
+    fn wants(&self, topology: &Topology, subject: &str) -> bool {
+        topology.is_wanted(Self::NAME, subject)
     }
     /// Reads a message; one that cannot be read is parked with the sentence returned.
     fn decode(&self, raw: &Raw<'_>) -> Result<Self::Message, String>;
@@ -161,8 +156,12 @@ pub async fn run<W: Worker>(
     });
     let tasks = TaskTracker::new();
     let jetstream = jetstream::new(client.clone());
-    let quarantine = Quarantine::new(jetstream.clone(), stream, W::NAME);
-    tasks.spawn(rescue(Arc::clone(&worker), Arc::clone(&settler), quarantine, shutdown.clone()));
+    let consumers = topology.consumers(W::NAME).into_iter().map(|(name, _)| {
+        (Quarantine::new(jetstream.clone(), stream.clone(), name), Oldest::default())
+    });
+    let rescue =
+        rescue(Arc::clone(&worker), Arc::clone(&settler), consumers.collect(), shutdown.clone());
+    tasks.spawn(rescue);
     tasks.spawn({
         let (settler, shutdown) = (Arc::clone(&settler), shutdown.clone());
         async move {
@@ -217,17 +216,23 @@ async fn pull_until_error<W: Worker>(
             () = shutdown.cancelled() => return Ok(()),
         }
     }
-    let messages = consumer(worker.as_ref(), &stream, topology)
-        .await?
-        .stream()
-        .max_messages_per_batch(W::BATCH.max(64) * 2)
-        .expires(Duration::from_secs(5))
-        .heartbeat(Duration::from_millis(1500))
-        .messages()
-        .await?;
+    let mut pulls = Vec::new();
+    for (name, filter) in topology.consumers(W::NAME) {
+        let pull = consumer(name, filter, &stream)
+            .await?
+            .stream()
+            .max_messages_per_batch(W::BATCH.max(64) * 2)
+            .expires(Duration::from_secs(5))
+            .heartbeat(Duration::from_millis(1500))
+            .messages()
+            .await?;
+        // Without it the others would hide that one has ended.
+        let end = stream::once(async { Err(anyhow::anyhow!("the pull ended")) });
+        pulls.push(pull.map_err(anyhow::Error::from).chain(end).boxed());
+    }
+    let mut messages = stream::select_all(pulls);
     health::consuming(W::NAME, true);
     tracing::info!(worker = W::NAME, stream = name, "consuming");
-    tokio::pin!(messages);
     let slots = Arc::new(Semaphore::new(W::BATCHES));
     let mut last = 0;
     loop {
@@ -261,7 +266,7 @@ async fn pull_until_error<W: Worker>(
             drop(slot);
         });
         if let Some(error) = broken {
-            return Err(error.into());
+            return Err(error);
         }
     }
 }
@@ -292,43 +297,45 @@ async fn gather<S: Stream + Unpin>(
     Some(batch)
 }
 
-/// Looks at the consumer again and again, until the shutdown: how much waits, and whether something
+/// Looks at the consumers again and again, until the shutdown: how much waits, and whether something
 /// is there that cannot be received in the usual way, which is handled.
 async fn rescue<W: Worker>(
     worker: Arc<W>,
     settler: Arc<Settler>,
-    mut quarantine: Quarantine,
+    mut consumers: Vec<(Quarantine, Oldest)>,
     shutdown: CancellationToken,
 ) {
-    let mut oldest = Oldest::default();
     while !shutdown.is_cancelled() {
         pause(LOOK_EVERY, &shutdown).await;
         let looked = async {
-            let (stream, info) = quarantine.consumer().await?;
-            tell_backlog(W::NAME, &info, oldest.look(&stream, &info).await);
-            quarantine.look(&info).await
+            let mut backlog = Backlog::default();
+            for (quarantine, oldest) in &mut consumers {
+                let (stream, info) = quarantine.consumer().await?;
+                backlog.add(&info, oldest.look(&stream, &info).await);
+                let messages = quarantine.look(&info).await?;
+                if !messages.is_empty() {
+                    let count = messages.len();
+                    tracing::error!(worker = W::NAME, count, "unreceivable messages");
+                    process(worker.as_ref(), &settler, messages).await;
+                }
+            }
+            backlog.tell(W::NAME);
+            anyhow::Ok(())
         };
-        match looked.await {
-            Ok(messages) if messages.is_empty() => {}
-            Ok(messages) => {
-                tracing::error!(worker = W::NAME, count = messages.len(), "unreceivable messages");
-                process(worker.as_ref(), &settler, messages).await;
-            }
-            Err(error) => {
-                tracing::debug!(worker = W::NAME, "the consumer cannot be looked at: {error:#}");
-            }
+        if let Err(error) = looked.await {
+            tracing::debug!(worker = W::NAME, "a consumer cannot be looked at: {error:#}");
         }
     }
 }
 
-async fn consumer<W: Worker>(
-    worker: &W,
-    stream: &stream::Stream,
-    topology: &Topology,
+async fn consumer(
+    name: String,
+    filter: Option<String>,
+    stream: &jetstream::stream::Stream,
 ) -> anyhow::Result<jetstream::consumer::Consumer<pull::Config>> {
     let config = pull::Config {
-        durable_name: Some(W::NAME.to_owned()),
-        filter_subjects: worker.subjects(topology),
+        durable_name: Some(name),
+        filter_subject: filter.unwrap_or_default(),
         ack_policy: AckPolicy::Explicit,
         ack_wait: ACK_WAIT,
         max_deliver: -1,

@@ -25,21 +25,21 @@ const WINDOW: u64 = 512;
 pub struct Quarantine {
     jetstream: jetstream::Context,
     stream: String,
-    consumer: &'static str,
+    consumer: String,
     floor: Option<u64>,
     checked: u64,
 }
 
 impl Quarantine {
     /// A search in `stream`, for its `consumer`.
-    pub fn new(jetstream: jetstream::Context, stream: String, consumer: &'static str) -> Self {
+    pub fn new(jetstream: jetstream::Context, stream: String, consumer: String) -> Self {
         Self { jetstream, stream, consumer, floor: None, checked: 0 }
     }
 
     /// The consumer as it is now, and its stream.
     pub async fn consumer(&self) -> anyhow::Result<(Stream<()>, Info)> {
         let stream = self.jetstream.get_stream_no_info(&self.stream).await?;
-        let info = stream.consumer_info(self.consumer).await?;
+        let info = stream.consumer_info(&self.consumer).await?;
         Ok((stream, info))
     }
 
@@ -82,7 +82,7 @@ impl Quarantine {
 
     /// The message as a delivery: the server settles by the stream sequence in the reply subject.
     fn message(&self, raw: &RawMessage, reason: &str) -> anyhow::Result<Message> {
-        let (stream, consumer, sequence) = (&self.stream, self.consumer, raw.sequence);
+        let (stream, consumer, sequence) = (&self.stream, &self.consumer, raw.sequence);
         let at = raw.time.unix_timestamp_nanos();
         let reply = format!("$JS.ACK.{stream}.{consumer}.1.{sequence}.{sequence}.{at}.0");
         let mut headers = HeaderMap::new();

@@ -9,6 +9,15 @@ use crate::message::Subject;
 
 /// The consumer of COMMANDS that decides: what it has acknowledged has its outcome in EVENTS.
 pub const DECIDER: &str = "validation";
+/// The loops of workers, each with the kinds of orders' events that it wants; if there are none, it is
+/// given all of its stream.
+pub const WORKERS: [(&str, &[&str]); 5] = [
+    (DECIDER, &[]),
+    ("reservations", &["rejected", "shipped", "cancelled", "expired", "refunded"]),
+    ("payment", &["validated", "payment-unknown", "cancelled", "expired", "refund-requested"]),
+    ("persistence", &[]),
+    ("projection", &[]),
+];
 
 /// The names below one namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +166,32 @@ impl Topology {
             .any(|subject| subject.as_str() == kind)
     }
 
+    /// The durable consumers of a worker, each with the subject that it asks for, if that is not the
+    /// whole stream.
+    ///
+    /// A worker that wants some kinds of events only ([`WORKERS`]) has one for each. For a consumer with
+    /// several filters nats-server (2.15) goes through all subjects of the stream whenever nothing in
+    /// a block of its store fits, and holds up every append meanwhile: with 400,000 subjects for a
+    /// quarter of a second, about once a second. With one filter it does so no more from 65,536 on.
+    pub fn consumers(&self, worker: &str) -> Vec<(String, Option<String>)> {
+        let consumer = |kind: &&str| (format!("{worker}-{kind}"), Some(self.order_events(kind)));
+        match kinds(worker) {
+            [] => vec![(worker.to_owned(), None)],
+            kinds => kinds.iter().map(consumer).collect(),
+        }
+    }
+
+    /// Whether a worker wants a message with this subject, as far as [`WORKERS`] tells.
+    pub fn is_wanted(&self, worker: &str, subject: &str) -> bool {
+        let of_order = || {
+            let rest =
+                subject.strip_prefix(self.namespace.as_str())?.strip_prefix(".evt.order.")?;
+            rest.split_once('.').map(|(_, kind)| kind)
+        };
+        let kinds = kinds(worker);
+        kinds.is_empty() || of_order().is_some_and(|kind| kinds.contains(&kind))
+    }
+
     /// What a worker has parked; `kind` is `command` or `event`. Each message has a place of its own
     /// below it.
     pub fn parked(&self, worker: &str, kind: &str) -> String {
@@ -274,6 +309,19 @@ impl Topology {
     }
 }
 
+/// The worker that a durable consumer is of ([`Topology::consumers`]); its own name, if it is of none.
+pub fn worker_of(consumer: &str) -> &str {
+    let is_of = |(worker, kinds): &(&str, &[&str])| {
+        let kind = consumer.strip_prefix(worker).and_then(|rest| rest.strip_prefix('-'));
+        kind.is_some_and(|kind| kinds.contains(&kind))
+    };
+    WORKERS.into_iter().find(is_of).map_or(consumer, |(worker, _)| worker)
+}
+
+fn kinds(worker: &str) -> &'static [&'static str] {
+    WORKERS.into_iter().find(|(name, _)| *name == worker).map_or(&[], |(_, kinds)| kinds)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,6 +338,40 @@ mod tests {
         let topology = Topology::new("shop").unwrap();
         assert_eq!(topology.command_kind("shop.cmd.order.place"), "order.place");
         assert_eq!(topology.command("order.place"), "shop.cmd.order.place");
+    }
+
+    #[test]
+    fn a_consumer_has_one_filter_at_the_most() {
+        let topology = Topology::new("shop").unwrap();
+        assert_eq!(topology.consumers("projection"), [("projection".to_owned(), None)]);
+        let shipped =
+            ("reservations-shipped".to_owned(), Some("shop.evt.order.*.shipped".to_owned()));
+        assert_eq!(topology.consumers("reservations").len(), 5);
+        assert_eq!(topology.consumers("reservations")[1], shipped);
+        for worker in WORKERS.map(|(worker, _)| worker) {
+            for (consumer, _) in topology.consumers(worker) {
+                assert_eq!(worker_of(&consumer), worker);
+            }
+        }
+        assert_eq!(worker_of("payment-replay"), "payment-replay");
+    }
+
+    #[test]
+    fn a_worker_is_spared_what_it_does_not_want() {
+        let topology = Topology::new("shop").unwrap();
+        let shipped = topology.event(Subject::Order, "A-1", "shipped");
+        assert!(topology.is_wanted("reservations", &shipped));
+        assert!(topology.is_wanted("projection", &shipped));
+        let others = [
+            "shop.evt.order.A-1.paid",
+            "shop.evt.product.A-1.shipped",
+            "other.evt.order.A-1.shipped",
+            "shops.evt.order.A-1.shipped",
+            "shop.evt.order.shipped",
+        ];
+        for other in others {
+            assert!(!topology.is_wanted("reservations", other), "{other}");
+        }
     }
 
     #[test]

@@ -139,7 +139,7 @@ impl<'a> Check<'a> {
             let mut consumers = std::pin::pin!(stream.consumers());
             while let Some(info) = consumers.next().await.transpose()? {
                 // An order whose payment is not known is asked for again and again.
-                let waits = if info.name == "payment" { unknown } else { 0 };
+                let waits = if info.name == "payment-payment-unknown" { unknown } else { 0 };
                 if info.config.durable_name.is_some()
                     && (info.num_pending > 0 || info.num_ack_pending > waits)
                 {

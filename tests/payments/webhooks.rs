@@ -103,10 +103,12 @@ async fn a_webhook_is_taken_by_its_signature_alone() {
 async fn hold_back(system: &System, until: DateTime<Utc>) {
     let events = system.topology.events_stream();
     let request = json!({ "pause_until": until }).to_string();
-    let subject = format!("$JS.API.CONSUMER.PAUSE.{events}.payment");
-    let answer = system.nats.request(subject, request.into()).await.expect("an answer");
-    let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
-    assert!(answer["error"].is_null(), "{answer}");
+    for (consumer, _) in system.topology.consumers("payment") {
+        let subject = format!("$JS.API.CONSUMER.PAUSE.{events}.{consumer}");
+        let answer = system.nats.request(subject, request.clone().into()).await.expect("an answer");
+        let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert!(answer["error"].is_null(), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

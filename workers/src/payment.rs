@@ -270,12 +270,6 @@ impl<L: EventLog, G: Gateway> Worker for Payment<L, G> {
         topology.events_stream()
     }
 
-    fn subjects(&self, topology: &Topology) -> Vec<String> {
-        ["validated", "payment-unknown", "cancelled", "expired", "refund-requested"]
-            .map(|kind| topology.order_events(kind))
-            .to_vec()
-    }
-
     fn decode(&self, raw: &Raw<'_>) -> Result<Event, String> {
         decode_event(raw)
     }

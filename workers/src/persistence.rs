@@ -267,10 +267,6 @@ impl Worker for Persistence {
         topology.events_stream()
     }
 
-    fn subjects(&self, _topology: &Topology) -> Vec<String> {
-        Vec::new()
-    }
-
     fn wants(&self, topology: &Topology, subject: &str) -> bool {
         topology.is_event(subject)
     }

@@ -52,10 +52,6 @@ impl Worker for Projection {
         topology.events_stream()
     }
 
-    fn subjects(&self, _topology: &Topology) -> Vec<String> {
-        Vec::new()
-    }
-
     fn wants(&self, topology: &Topology, subject: &str) -> bool {
         topology.is_event(subject)
     }

@@ -148,12 +148,6 @@ impl<D: Ledger> Worker for Reservations<D> {
         topology.events_stream()
     }
 
-    fn subjects(&self, topology: &Topology) -> Vec<String> {
-        ["rejected", "shipped", "cancelled", "expired", "refunded"]
-            .map(|kind| topology.order_events(kind))
-            .to_vec()
-    }
-
     fn decode(&self, raw: &Raw<'_>) -> Result<Event, String> {
         decode_event(raw)
     }

@@ -165,13 +165,13 @@ impl Trim {
 
     /// Commands go behind the decider.
     async fn plan_commands(&self, keep: Keep) -> Result<Trimmed> {
-        let (state, mut limit) = begin(&self.commands, keep, &[DECIDER]).await?;
+        let (state, mut limit) = self.begin(&self.commands, keep, &[DECIDER]).await?;
         limit.through = limit.through.max(state.0.saturating_sub(1));
         Ok(trimmed(self.topology.commands_stream(), state, limit))
     }
 
     async fn plan_events(&self, keep: Keep) -> Result<Trimmed> {
-        let (state, mut limit) = begin(&self.events, keep, &READERS).await?;
+        let (state, mut limit) = self.begin(&self.events, keep, &READERS).await?;
         // After what the consumers have settled was read: that much is in the journal by now.
         if let Some(needed) = journal::needed_from(&self.pool).await? {
             limit.lower(needed - 1, || {
@@ -183,6 +183,34 @@ impl Trim {
         self.limit_to_journal(state.0, &mut limit).await?;
         limit.through = limit.through.max(state.0.saturating_sub(1));
         Ok(trimmed(self.topology.events_stream(), state, limit))
+    }
+
+    /// The first and last place of a stream, and how far it may be trimmed as its readers and what is
+    /// to be kept allow.
+    async fn begin(
+        &self,
+        stream: &Stretch,
+        keep: Keep,
+        readers: &[&str],
+    ) -> Result<((u64, u64), Limit)> {
+        let state = stream.state().await?;
+        let (first, last) = (state.first_sequence, state.last_sequence);
+        let mut limit = Limit { through: last, held_by: "the stream is empty".to_owned() };
+        let settled = stream.all_settled(last).await?;
+        for (reader, _) in readers.iter().flat_map(|worker| self.topology.consumers(worker)) {
+            if settled.iter().all(|(name, _)| *name != reader) {
+                limit.lower(0, || format!("the consumer {reader} is not there yet"));
+            }
+        }
+        for (name, through) in settled {
+            limit.lower(through, || format!("the consumer {name} has not settled {}", through + 1));
+        }
+        limit.lower(last.saturating_sub(keep.messages), || {
+            format!("{} messages are to be kept", keep.messages)
+        });
+        let old = stream.older_than(&state, keep.age).await.context("the age cannot be told")?;
+        limit.lower(old, || format!("what follows is younger than {}", hours(keep.age)));
+        Ok(((first, last), limit))
     }
 
     /// Stops before the first event that the journal does not have.
@@ -222,29 +250,6 @@ impl Trim {
         }
         Ok(())
     }
-}
-
-/// The first and last place of a stream, and how far it may be trimmed as its readers and what is to
-/// be kept allow.
-async fn begin(stream: &Stretch, keep: Keep, readers: &[&str]) -> Result<((u64, u64), Limit)> {
-    let state = stream.state().await?;
-    let (first, last) = (state.first_sequence, state.last_sequence);
-    let mut limit = Limit { through: last, held_by: "the stream is empty".to_owned() };
-    let settled = stream.all_settled(last).await?;
-    for reader in readers {
-        if settled.iter().all(|(name, _)| name != reader) {
-            limit.lower(0, || format!("the consumer {reader} is not there yet"));
-        }
-    }
-    for (name, through) in settled {
-        limit.lower(through, || format!("the consumer {name} has not settled {}", through + 1));
-    }
-    limit.lower(last.saturating_sub(keep.messages), || {
-        format!("{} messages are to be kept", keep.messages)
-    });
-    let old = stream.older_than(&state, keep.age).await.context("the age cannot be told")?;
-    limit.lower(old, || format!("what follows is younger than {}", hours(keep.age)));
-    Ok(((first, last), limit))
 }
 
 fn hours(age: TimeDelta) -> String {

@@ -350,10 +350,6 @@ impl<D: Ledger, L: EventLog> Worker for Validation<D, L> {
         topology.commands_stream()
     }
 
-    fn subjects(&self, topology: &Topology) -> Vec<String> {
-        vec![topology.all_commands()]
-    }
-
     fn decode(&self, raw: &Raw<'_>) -> Result<Incoming, String> {
         let kind = self.topology.command_kind(raw.subject);
         let stream = self.topology.commands_stream();

@@ -1,7 +1,7 @@
 //! One look at the servers: what lies in the streams, how far each consumer is, who answers. A look
 //! never fails: what cannot be seen is absent in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use millrace_shared::backlog::Oldest;
 use millrace_shared::message::now;
+use millrace_shared::topology::worker_of;
 use tokio::time::timeout;
 
 use crate::App;
@@ -26,7 +27,7 @@ pub struct Look {
     pub at: DateTime<Utc>,
     /// The streams: commands, events, parked; those that could be read.
     pub streams: Vec<StreamLook>,
-    /// The workers' consumers.
+    /// How far the workers are.
     pub consumers: Vec<ConsumerLook>,
     /// How long each server took to answer; absent if it did not. NATS, PostgreSQL, Redis.
     pub answered: [Option<Duration>; 3],
@@ -45,8 +46,8 @@ pub struct StreamLook {
     pub last: u64,
 }
 
-/// A worker's consumer as it is.
-#[derive(Debug, Clone)]
+/// A worker's consumers as they are, all of them together.
+#[derive(Debug, Clone, Default)]
 pub struct ConsumerLook {
     /// The worker.
     pub name: String,
@@ -67,7 +68,7 @@ pub struct ConsumerLook {
 /// Looks, and what they need from one to the next.
 #[derive(Debug, Default)]
 pub struct Looks {
-    /// Of each worker.
+    /// Of each consumer.
     oldest: HashMap<String, Oldest>,
 }
 
@@ -118,22 +119,21 @@ impl Looks {
 
     async fn consumers(&mut self, name: &'static str, stream: &Stream<()>) -> Vec<ConsumerLook> {
         let all: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap_or_default();
-        let mut looks = Vec::new();
+        let mut looks: BTreeMap<String, ConsumerLook> = BTreeMap::new();
         // Readers of the log come and go; only workers count.
         for info in all.into_iter().filter(|info| info.config.durable_name.is_some()) {
             let oldest = self.oldest.entry(info.name.clone()).or_default();
             let oldest = oldest.look(stream, &info).await;
-            looks.push(ConsumerLook {
-                stream: name,
-                pending: info.num_pending,
-                in_flight: u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX),
-                redelivered: u64::try_from(info.num_redelivered).unwrap_or(u64::MAX),
-                done: info.ack_floor.consumer_sequence,
-                oldest,
-                name: info.name,
-            });
+            let worker = worker_of(&info.name).to_owned();
+            let look = looks.entry(worker.clone()).or_default();
+            (look.name, look.stream) = (worker, name);
+            look.pending += info.num_pending;
+            look.in_flight += u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
+            look.redelivered += u64::try_from(info.num_redelivered).unwrap_or(u64::MAX);
+            look.done += info.ack_floor.consumer_sequence;
+            look.oldest = look.oldest.into_iter().chain(oldest).min();
         }
-        looks
+        looks.into_values().collect()
     }
 }
 

@@ -169,10 +169,6 @@ mod tests {
             topology.events_stream()
         }
 
-        fn subjects(&self, _topology: &Topology) -> Vec<String> {
-            Vec::new()
-        }
-
         fn decode(&self, _raw: &Raw<'_>) -> Result<(), String> {
             Ok(())
         }

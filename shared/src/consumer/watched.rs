@@ -7,14 +7,30 @@ use crate::message::now;
 use crate::metrics::{label, metrics, number};
 use crate::trace::{SpanKind, Trace};
 
-/// Tells how much work waits for all replicas of a worker; each of them tells the same.
-pub(super) fn tell_backlog(worker: &'static str, info: &Info, oldest: Option<DateTime<Utc>>) {
-    let labels = [label("worker", worker)];
-    let pending = usize::try_from(info.num_pending).unwrap_or(usize::MAX);
-    metrics().pending.record(number(pending), &labels);
-    metrics().unsettled.record(number(info.num_ack_pending), &labels);
-    let age = oldest.and_then(|oldest| (now() - oldest).to_std().ok()).unwrap_or_default();
-    metrics().oldest.record(age.as_secs_f64(), &labels);
+/// How much work waits for all replicas of a worker; each of them tells the same.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    pending: u64,
+    unsettled: usize,
+    oldest: Option<DateTime<Utc>>,
+}
+
+impl Backlog {
+    /// Adds what one of its consumers has, of which the oldest message came at `oldest`.
+    pub fn add(&mut self, info: &Info, oldest: Option<DateTime<Utc>>) {
+        self.pending += info.num_pending;
+        self.unsettled += info.num_ack_pending;
+        self.oldest = self.oldest.into_iter().chain(oldest).min();
+    }
+
+    pub fn tell(self, worker: &'static str) {
+        let labels = [label("worker", worker)];
+        let pending = usize::try_from(self.pending).unwrap_or(usize::MAX);
+        metrics().pending.record(number(pending), &labels);
+        metrics().unsettled.record(number(self.unsettled), &labels);
+        let age = self.oldest.and_then(|oldest| (now() - oldest).to_std().ok());
+        metrics().oldest.record(age.unwrap_or_default().as_secs_f64(), &labels);
+    }
 }
 
 /// A worker's part in what a message went through: `validation order.place`, `payment validated`.

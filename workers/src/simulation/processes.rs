@@ -101,9 +101,13 @@ impl World {
         let payment = Payment::new(log.clone(), names(), Arc::new(gateway.clone()));
         {
             let mut streams = log.streams();
-            streams.commands.consume(Decider::NAME, validation.subjects(&topology));
-            streams.events.consume(Releaser::NAME, reservations.subjects(&topology));
-            streams.events.consume(Charger::NAME, payment.subjects(&topology));
+            let asked = |worker: &str| {
+                let consumers = topology.consumers(worker).into_iter();
+                consumers.map(|(_, filter)| filter.unwrap_or_else(|| ">".to_owned())).collect()
+            };
+            streams.commands.consume(Decider::NAME, asked(Decider::NAME));
+            streams.events.consume(Releaser::NAME, asked(Releaser::NAME));
+            streams.events.consume(Charger::NAME, asked(Charger::NAME));
         }
         Self {
             clients: Clients::new(fate.clone(), topology.clone()),
