@@ -231,3 +231,42 @@ async fn a_gateway_that_times_out_or_flakes_is_asked_again_and_charges_once() {
     }
     system.stop().await;
 }
+
+/// Whoever updates from a build with other consumers has these begin anew as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_whose_consumers_are_gone_make_them_anew_and_do_nothing_twice() {
+    let system = System::start().await;
+    system.register("ann", None).await;
+    system.define("box", 700, 9).await;
+    let placed = async |pieces: u32| {
+        let order = card_order("ann", "box", pieces, "tok_ok");
+        let id = system.post_and_wait("/v1/orders", &order).await.text("/orderId");
+        system.order_in(&id, "paid").await;
+        id
+    };
+    let (shipped, kept, cancelled) = (placed(2).await, placed(1).await, placed(3).await);
+    let shipment = json!({ "carrier": "Post", "trackingNumber": "RR123" });
+    system.post_and_wait(&format!("/v1/orders/{shipped}/ship"), &shipment).await;
+    system.order_in(&shipped, "shipped").await;
+    system.post_and_wait(&format!("/v1/orders/{cancelled}/cancel"), &json!({})).await;
+    system.order_in(&cancelled, "refunded").await;
+    system.settle().await;
+    system.stock_is("box", [6, 1, 2]).await;
+
+    let jetstream = async_nats::jetstream::new(system.nats.clone());
+    let events = jetstream.get_stream(system.topology.events_stream()).await.expect("EVENTS");
+    for worker in ["payment", "reservations"] {
+        for (consumer, _) in system.topology.consumers(worker) {
+            events.delete_consumer(&consumer).await.expect("the consumer is removed");
+        }
+    }
+    let late = placed(1).await;
+    system.post_and_wait(&format!("/v1/orders/{late}/cancel"), &json!({})).await;
+    system.order_in(&late, "refunded").await;
+    system.settle().await;
+    system.stock_is("box", [6, 1, 2]).await;
+    for (id, refunds) in [(shipped, 0), (kept, 0), (cancelled, 1), (late, 1)] {
+        assert_eq!(booked(&system, &id).await, (1, refunds), "{id}");
+    }
+    system.stop().await;
+}

@@ -235,8 +235,9 @@ impl Rights<'_> {
 
     /// Reads a stream through consumers of its own, of any name but a worker's.
     fn follows(self, stream: &str) -> Self {
-        let workers = WORKERS.iter().flat_map(|(worker, _)| self.consumers(worker));
-        let theirs = workers.flat_map(|it| {
+        let own = WORKERS.iter().flat_map(|(worker, _)| self.topology.consumers(worker));
+        let replays = WORKERS.iter().map(|(worker, _)| format!("{worker}-replay"));
+        let theirs = own.map(|(name, _)| name).chain(replays).flat_map(|it| {
             [
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{it}"),
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{it}.>"),
@@ -256,17 +257,12 @@ impl Rights<'_> {
         .never(theirs)
     }
 
-    /// The names of a worker's consumers: of its stream, and of what it is asked to try again.
-    fn consumers(&self, worker: &str) -> Vec<String> {
-        let own = self.topology.consumers(worker).into_iter().map(|(name, _)| name);
-        own.chain([format!("{worker}-replay")]).collect()
-    }
-
     /// Runs the loop of a worker on a stream, parks what it cannot do, and is asked to try that again.
     fn works(self, stream: &str, worker: &str) -> Self {
         let (ns, parked) = (self.topology.namespace(), self.topology.parked_stream());
-        let consumers = self.consumers(worker).into_iter().flat_map(|consumer| {
-            let stream = if consumer.ends_with("-replay") { &parked } else { stream };
+        let own = self.topology.consumers(worker).into_iter().map(|(name, _)| (stream, name));
+        let replays = (parked.as_str(), format!("{worker}-replay"));
+        let consumers = own.chain([replays]).flat_map(|(stream, consumer)| {
             [
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}"),
                 format!("$JS.API.CONSUMER.CREATE.{stream}.{consumer}.>"),

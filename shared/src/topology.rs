@@ -171,8 +171,8 @@ impl Topology {
     ///
     /// A worker that wants some kinds of events only ([`WORKERS`]) has one for each. For a consumer with
     /// several filters nats-server (2.15) goes through all subjects of the stream whenever nothing in
-    /// a block of its store fits, and holds up every append meanwhile: with 400,000 subjects for a
-    /// quarter of a second, about once a second. With one filter it does so no more from 65,536 on.
+    /// a block of its store fits, and holds up every append meanwhile (`docs/performance.md`). With one
+    /// filter it does so only while there are fewer than 65,536 (`LoadNextMsg` in its `filestore.go`).
     pub fn consumers(&self, worker: &str) -> Vec<(String, Option<String>)> {
         let consumer = |kind: &&str| (format!("{worker}-{kind}"), Some(self.order_events(kind)));
         match kinds(worker) {

@@ -28,7 +28,7 @@ pub struct Look {
     /// The streams: commands, events, parked; those that could be read.
     pub streams: Vec<StreamLook>,
     /// How far the workers are.
-    pub consumers: Vec<ConsumerLook>,
+    pub workers: Vec<WorkerLook>,
     /// How long each server took to answer; absent if it did not. NATS, PostgreSQL, Redis.
     pub answered: [Option<Duration>; 3],
 }
@@ -48,7 +48,7 @@ pub struct StreamLook {
 
 /// A worker's consumers as they are, all of them together.
 #[derive(Debug, Clone, Default)]
-pub struct ConsumerLook {
+pub struct WorkerLook {
     /// The worker.
     pub name: String,
     /// `commands` or `events`.
@@ -104,22 +104,22 @@ impl Looks {
         let mut look = Look {
             at,
             streams: Vec::new(),
-            consumers: Vec::new(),
+            workers: Vec::new(),
             answered: [(!found.is_empty()).then_some(time), postgres, redis],
         };
         for (stream, seen) in found {
             if seen.name != "parked" {
-                let consumers = timeout(PATIENCE, self.consumers(seen.name, &stream)).await;
-                look.consumers.extend(consumers.unwrap_or_default());
+                let workers = timeout(PATIENCE, self.workers(seen.name, &stream)).await;
+                look.workers.extend(workers.unwrap_or_default());
             }
             look.streams.push(seen);
         }
         look
     }
 
-    async fn consumers(&mut self, name: &'static str, stream: &Stream<()>) -> Vec<ConsumerLook> {
+    async fn workers(&mut self, name: &'static str, stream: &Stream<()>) -> Vec<WorkerLook> {
         let all: Vec<consumer::Info> = stream.consumers().try_collect().await.unwrap_or_default();
-        let mut looks: BTreeMap<String, ConsumerLook> = BTreeMap::new();
+        let mut looks: BTreeMap<String, WorkerLook> = BTreeMap::new();
         // Readers of the log come and go; only workers count.
         for info in all.into_iter().filter(|info| info.config.durable_name.is_some()) {
             let oldest = self.oldest.entry(info.name.clone()).or_default();

@@ -112,9 +112,9 @@ impl Work {
                 per_second: rate(then.map(|then| then.last), it.last),
             }
         });
-        let workers = look.consumers.iter().map(|it| {
+        let workers = look.workers.iter().map(|it| {
             let then = before.and_then(|look| {
-                look.consumers.iter().find(|old| old.name == it.name && old.stream == it.stream)
+                look.workers.iter().find(|old| old.name == it.name && old.stream == it.stream)
             });
             let role = replicas.role(&it.name).cloned().unwrap_or_default();
             let times = role.times();
@@ -183,12 +183,12 @@ fn tenths(value: f64) -> f64 {
 mod tests {
     use std::time::Duration;
 
-    use super::super::looks::{ConsumerLook, StreamLook};
+    use super::super::looks::{StreamLook, WorkerLook};
     use super::*;
 
     fn look(second: i64, last: u64, done: u64) -> Look {
         let at = DateTime::from_timestamp(1_000 + second, 0).unwrap();
-        let consumer = ConsumerLook {
+        let consumer = WorkerLook {
             name: "payment".to_owned(),
             stream: "events",
             pending: 7,
@@ -200,7 +200,7 @@ mod tests {
         Look {
             at,
             streams: vec![StreamLook { name: "events", messages: last, bytes: 0, last }],
-            consumers: vec![consumer],
+            workers: vec![consumer],
             answered: [Some(Duration::from_micros(1_260)), None, None],
         }
     }
