@@ -21,6 +21,7 @@ mod import;
 mod lists;
 mod live;
 mod once;
+mod origins;
 mod overload;
 mod own_writes;
 mod parked;

@@ -113,6 +113,13 @@ impl ApiConfig {
         self
     }
 
+    /// With pages of these web origins, which may call.
+    #[must_use]
+    pub fn with_cors_origins(mut self, origins: Vec<Origin>) -> Self {
+        self.cors_origins = origins;
+        self
+    }
+
     /// With live streams served in another way than usual.
     #[must_use]
     pub fn with_live(mut self, live: LiveConfig) -> Self {

@@ -25,7 +25,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -261,11 +263,14 @@ pub async fn uniform(request: Request, next: Next) -> Response {
     if !error || is_problem {
         return response;
     }
-    let mut problem = Problem::of_status(status).into_response();
-    if let Some(allow) = response.headers().get(ALLOW) {
-        problem.headers_mut().insert(ALLOW, allow.clone());
-    }
-    problem
+    // What stands in its headers beside its text (the methods that there are, CORS) stays.
+    let (problem, body) = Problem::of_status(status).into_response().into_parts();
+    let headers = response.headers_mut();
+    headers.remove(CONTENT_LENGTH);
+    headers.remove(CONTENT_ENCODING);
+    headers.extend(problem.headers);
+    *response.body_mut() = body;
+    response
 }
 
 /// Answers for a handler that has panicked.

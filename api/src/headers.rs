@@ -4,7 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
     ETAG, HOST, HeaderName, IF_NONE_MATCH, LOCATION, REFERRER_POLICY, RETRY_AFTER,
@@ -55,8 +55,8 @@ pub struct Place {
     pub behind_proxy: bool,
 }
 
-/// What all requests and answers have in common, but for CORS and compression.
-pub async fn usual(State(place): State<Place>, request: Request, next: Next) -> Response {
+/// What all requests and answers have in common, but for CORS and compression, which come next.
+pub async fn usual(place: Place, request: Request, next: Next) -> Response {
     let mut response = if place.signed_in || is_own_name(request.uri(), request.headers()) {
         uniform(request, next).await
     } else {
@@ -64,6 +64,7 @@ pub async fn usual(State(place): State<Place>, request: Request, next: Next) -> 
     };
     caching(response.headers_mut());
     secure(response.headers_mut(), place.behind_proxy);
+    weaken(response.headers_mut());
     response
 }
 
@@ -119,7 +120,7 @@ pub fn compression() -> CompressionLayer<impl tower_http::compression::Predicate
 
 /// A compressed answer is not byte for byte what the tag was made for (RFC 9110, 8.8.1): its tag is
 /// a weak one.
-pub fn weaken(headers: &mut HeaderMap) {
+fn weaken(headers: &mut HeaderMap) {
     if headers.contains_key(CONTENT_ENCODING)
         && let Some(tag) = headers.get(ETAG).and_then(|tag| tag.to_str().ok())
         && !tag.starts_with("W/")

@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Caller, Gate, Peer};
 pub use crate::config::ApiConfig;
+pub use crate::headers::Origin;
 use crate::listener::Bounded;
 use crate::live::Live;
 use crate::marks::Marks;

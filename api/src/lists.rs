@@ -2,18 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use axum::Json;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use chrono::{DateTime, Utc};
 use millrace_shared::command::FieldError;
 use millrace_shared::order::OrderStatus;
 use millrace_shared::views::{OrderFilter, OrderPage, Place};
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::error::Problem;
-use crate::reading::raw_items;
+use crate::reading::items;
 
 /// Which orders of a list are asked for.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -73,16 +71,6 @@ fn statuses(text: &str) -> Result<BTreeSet<OrderStatus>, Problem> {
 }
 
 /// A page of orders as an answer.
-pub fn orders_page(page: OrderPage) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Listed {
-        items: Vec<Box<RawValue>>,
-        next_cursor: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        count: Option<u64>,
-    }
-    let next_cursor = page.next.map(|place| place.to_string());
-    let items = raw_items(page.items)?;
-    Ok(Json(Listed { items, next_cursor, count: page.count }).into_response())
+pub fn orders_page(page: OrderPage) -> Response {
+    items(&page.items, page.next.map(|place| place.to_string()), page.count)
 }

@@ -2,7 +2,6 @@
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::Method;
-use axum::middleware::Next;
 use axum::response::Response;
 use millrace_shared::metrics::{Open, Timed, label, metrics};
 use millrace_shared::trace::{SpanKind, Trace};
@@ -11,7 +10,10 @@ use tracing::Instrument as _;
 use crate::request::traceparent;
 
 /// Measures a request until its answer begins, by route template: never by path, which has ids.
-pub async fn request(mut request: Request, next: Next) -> Response {
+pub async fn request<F: Future<Output = Response>>(
+    mut request: Request,
+    answer: impl FnOnce(Request) -> F,
+) -> Response {
     let _open = Open::new(&metrics().http_open, 1, Vec::new());
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("unmatched", MatchedPath::as_str).to_owned();
@@ -24,7 +26,7 @@ pub async fn request(mut request: Request, next: Next) -> Response {
     trace.tell("http.request.method", method);
     trace.tell("http.route", route);
     request.extensions_mut().insert(trace.clone());
-    let answering = trace.around(next.run(request));
+    let answering = trace.around(answer(request));
     let response = match trace.id() {
         Some(trace_id) => answering.instrument(tracing::error_span!("request", trace_id)).await,
         None => answering.await,

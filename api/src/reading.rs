@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::Json;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
@@ -14,7 +13,7 @@ use millrace_shared::message::Subject;
 use millrace_shared::money::Money;
 use millrace_shared::views::{Document, Page, ViewError};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::Value;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
@@ -26,6 +25,7 @@ use crate::wait::Waiter;
 
 /// How long a read waits for the asked version, if it is not said.
 const USUAL_WAIT: Duration = Duration::from_secs(5);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The items of a page, if it is not said.
 pub const USUAL_LIMIT: usize = 20;
 /// The most items of a page.
@@ -186,8 +186,7 @@ pub fn document(headers: &HeaderMap, document: Document) -> Response {
     let mut response = if headers.get_all(IF_NONE_MATCH).iter().any(has) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let json = HeaderValue::from_static("application/json");
-        ([(CONTENT_TYPE, json)], document.json).into_response()
+        ([(CONTENT_TYPE, JSON)], document.json).into_response()
     };
     // A number in quotes is always a header's value.
     if let Ok(tag) = HeaderValue::from_str(&tag) {
@@ -234,23 +233,18 @@ pub fn with_credit(document: &Document) -> Result<Document, Problem> {
 }
 
 /// A page of a list as an answer.
-pub fn page(page: Page) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Listed {
-        items: Vec<Box<RawValue>>,
-        next_cursor: Option<String>,
-    }
-    let items = raw_items(page.items)?;
-    Ok(Json(Listed { items, next_cursor: page.next_cursor }).into_response())
+pub fn page(page: Page) -> Response {
+    items(&page.items, page.next_cursor, None)
 }
 
-/// Documents as the items of an answer.
-pub fn raw_items(items: Vec<String>) -> Result<Vec<Box<RawValue>>, Problem> {
-    items.into_iter().map(RawValue::from_string).collect::<Result<_, _>>().map_err(|error| {
-        tracing::error!(%error, "a view in a list is damaged");
-        Problem::internal()
-    })
+/// Documents as the items of an answer, what comes after them, and how many there are in all, if that is
+/// told. They are taken as they are, as a single one is: reading them would cost more than all else here.
+pub fn items(documents: &[String], next: Option<String>, count: Option<u64>) -> Response {
+    let documents = documents.join(",");
+    let next = Value::from(next);
+    let count = count.map(|count| format!(",\"count\":{count}")).unwrap_or_default();
+    let json = format!("{{\"items\":[{documents}],\"nextCursor\":{next}{count}}}");
+    ([(CONTENT_TYPE, JSON)], json).into_response()
 }
 
 /// The number of items that a page may have.

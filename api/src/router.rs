@@ -4,30 +4,24 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::{self, Next};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::Problem;
-use crate::headers::Origin;
+use crate::headers::{Origin, Place};
 use crate::web::Offer;
 use crate::{App, auth, contract, error, headers, observe, routes, web};
 
 /// The routes that `offer` and the settings ask for.
 pub fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router {
-    let bounded = middleware::from_fn_with_state(Arc::clone(app), bounded);
-    let identified = middleware::from_fn_with_state(Arc::clone(app), auth::identify);
-    let place = headers::Place {
-        signed_in: app.gate.is_closed(),
-        behind_proxy: app.gate.is_behind_proxy(),
-    };
-    // The first is the outermost. They are one layer: each that is added by itself is one more box
-    // around each route, which is copied with all that is in it for each request.
+    let place = Place { signed_in: app.gate.is_closed(), behind_proxy: app.gate.is_behind_proxy() };
+    // The first is the outermost. They are one layer, with few functions of our own: each of either is
+    // one more box around each route, which is copied with all that is in it for each request.
     let around = (
-        middleware::from_fn(outermost),
+        from_fn_with_state(place, outermost),
         headers::cors(cors_origins),
         headers::compression(),
-        middleware::from_fn_with_state(place, headers::usual),
         CatchPanicLayer::custom(error::panicked),
     );
     let mut routes = routes::commands_and_views().merge(routes::metrics());
@@ -42,7 +36,7 @@ pub fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router
         routes = routes.merge(routes::trial());
     }
     Router::from(routes)
-        .layer((bounded, identified))
+        .layer(from_fn_with_state(Arc::clone(app), guarded))
         .merge(routes::health().into_router())
         .merge(contract::served(app.desk.is_some(), app.webhooks.is_some()))
         .merge(web::served(offer))
@@ -51,16 +45,17 @@ pub fn router(app: &Arc<App>, offer: Offer, cors_origins: Vec<Origin>) -> Router
 }
 
 /// Sees each request as it comes, and each answer as it goes.
-async fn outermost(request: Request, next: Next) -> Response {
-    let mut response = observe::request(request, next).await;
-    headers::weaken(response.headers_mut());
-    response
+async fn outermost(State(place): State<Place>, request: Request, next: Next) -> Response {
+    observe::request(request, |request| headers::usual(place, request, next)).await
 }
 
-/// Refuses what is too much, before anything was read or done.
-async fn bounded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    match app.requests.try_acquire() {
-        Ok(_slot) => next.run(request).await,
-        Err(_) => Problem::overloaded("too many requests are under way").into_response(),
+/// Refuses what is too much, and who is not who he says, before anything was read or done.
+async fn guarded(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let Ok(_slot) = app.requests.try_acquire() else {
+        return Problem::overloaded("too many requests are under way").into_response();
+    };
+    match auth::identify(&app.gate, &mut request).await {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }

@@ -268,7 +268,7 @@ fn outcome(key: &str, text: Option<String>) -> Result<Option<CommandView>, ViewE
 }
 
 fn document(key: &str, text: Option<String>) -> Result<Option<Document>, ViewError> {
-    text.map(|text| split(key, &text)).transpose()
+    text.map(|text| split(key, text)).transpose()
 }
 
 impl Event {
@@ -312,9 +312,10 @@ pub fn command_view(event: &Event) -> Result<Option<CommandView>, ViewError> {
     Ok(Some(view))
 }
 
-fn split(key: &str, text: &str) -> Result<Document, ViewError> {
+fn split(key: &str, mut text: String) -> Result<Document, ViewError> {
     let damaged = || ViewError::Damaged(key.to_owned());
-    let (version, json) = text.split_once(' ').ok_or_else(damaged)?;
-    let version = version.parse().map_err(|_| damaged())?;
-    Ok(Document { version, json: json.to_owned() })
+    let (version, _) = text.split_once(' ').ok_or_else(damaged)?;
+    let (end, version) = (version.len(), version.parse().map_err(|_| damaged())?);
+    text.drain(..=end);
+    Ok(Document { version, json: text })
 }

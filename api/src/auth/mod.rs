@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -31,7 +31,6 @@ use self::config::AuthConfig;
 use self::keys::KeyFile;
 use self::limits::{Limits, OwnStream};
 use self::token::{TokenError, Tokens};
-use crate::App;
 use crate::error::Problem;
 use crate::listener::Bounded;
 
@@ -282,30 +281,25 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, TokenError> {
 
 /// Finds out who has sent a request, and refuses who sends too many. Whether it may do what it wants
 /// is seen by [`admit`], on its route.
-pub async fn identify(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let gate = &app.gate;
+pub async fn identify(gate: &Gate, request: &mut Request) -> Result<(), Problem> {
     let caller = gate.caller(request.headers()).await;
     let limited = match &caller {
         Ok(Some(caller)) if caller.name.is_some() => gate.limits.check_caller(caller),
         // Who tries tokens out is held back like who has none.
-        _ => gate.limits.check_address(|| gate.address(&request)),
+        _ => gate.limits.check_address(|| gate.address(request)),
     };
-    if let Err(wait) = limited {
-        let detail = "too many requests of yours; nothing was done";
-        return Problem::limited(detail, wait).into_response();
-    }
-    match caller {
-        Ok(Some(caller)) => {
-            request.extensions_mut().insert(caller);
+    limited
+        .map_err(|wait| Problem::limited("too many requests of yours; nothing was done", wait))?;
+    let caller = caller.map_err(|error| match error {
+        TokenError::NoKeys => {
+            Problem::unavailable("the keys that tokens are signed with cannot be read now")
         }
-        Ok(None) => {}
-        Err(TokenError::NoKeys) => {
-            return Problem::unavailable("the keys that tokens are signed with cannot be read now")
-                .into_response();
-        }
-        Err(error) => return error.problem().into_response(),
+        error => error.problem(),
+    })?;
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
     }
-    next.run(request).await
+    Ok(())
 }
 
 /// Lets those in for whom a route is.

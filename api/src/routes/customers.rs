@@ -136,5 +136,5 @@ pub async fn orders(
         return Err(Problem::not_found(format!("there is no customer {id}")));
     }
     app.check_views()?;
-    orders_page(app.views.customer_orders(&id, &filter, after.as_ref(), limit).await?)
+    Ok(orders_page(app.views.customer_orders(&id, &filter, after.as_ref(), limit).await?))
 }

@@ -60,7 +60,7 @@ pub async fn list(
     let query = parameters(query)?;
     let (filter, after, limit) = (query.filter()?, query.after()?, limit(query.limit)?);
     app.check_views()?;
-    orders_page(app.views.all_orders(&filter, after.as_ref(), limit).await?)
+    Ok(orders_page(app.views.all_orders(&filter, after.as_ref(), limit).await?))
 }
 
 /// Calls an order off; what was paid is refunded.

@@ -121,7 +121,7 @@ pub async fn list(
     match Asked::parse(query.as_deref().unwrap_or(""))? {
         Asked::List { after, limit } => {
             app.check_views()?;
-            page(app.views.products(after.as_ref().map(ProductId::as_str), limit).await?)
+            Ok(page(app.views.products(after.as_ref().map(ProductId::as_str), limit).await?))
         }
         Asked::Search { words, criteria } => {
             Ok(Json(app.search.search(words, criteria).await?).into_response())

@@ -3,17 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use futures_util::TryStreamExt as _;
 use futures_util::future::try_join_all;
 use millrace_shared::message::Subject;
-use serde_json::json;
 
 use crate::App;
 use crate::error::Problem;
-use crate::reading::{raw_items, with_credit};
+use crate::reading::{items, with_credit};
 
 /// The customers that can be chosen from.
 const MOST: usize = 100;
@@ -36,10 +34,10 @@ pub async fn customers(State(app): State<Arc<App>>) -> Result<Response, Problem>
         subjects.iter().filter_map(|(subject, _)| Some(app.topology.about(subject)?.1)).collect();
     let read = ids.into_iter().take(MOST).map(|id| app.views.document(Subject::Customer, id));
     let found = try_join_all(read).await?;
-    let items: Vec<String> = found
+    let customers: Vec<String> = found
         .iter()
         .flatten()
         .map(|document| with_credit(document).map(|shown| shown.json))
         .collect::<Result<_, _>>()?;
-    Ok(Json(json!({ "items": raw_items(items)? })).into_response())
+    Ok(items(&customers, None, None))
 }

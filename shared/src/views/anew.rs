@@ -154,7 +154,7 @@ impl Views {
         let made = self.document_at(keys[1].clone()).await?;
         // What is damaged is left behind: that is what making anew is for.
         let Some((version, text)) =
-            text.and_then(|text| Some((split(&keys[0], &text).ok()?.version, text)))
+            text.and_then(|text| Some((split(&keys[0], text.clone()).ok()?.version, text)))
         else {
             return Ok(None);
         };
