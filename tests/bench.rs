@@ -72,6 +72,7 @@ async fn a_short_benchmark_has_every_figure_and_its_totals_agree() {
         "/bytesPerOrder/redis",
         "/latency/0/accepted/p50Ms",
         "/latency/1/paid/p999Ms",
+        "/latency/1/bareLoop/p99Ms",
         "/reads/0/perSecond",
         "/machine/cpus",
     ] {

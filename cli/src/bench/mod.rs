@@ -35,7 +35,7 @@ pub use args::{BenchArgs, Entry, Phase};
 use bare::Bare;
 use capacity::{Memory, Round};
 use check::Check;
-use figures::median;
+use figures::{Times, median};
 use load::{Arrivals, Load};
 use report::{Growth, Latency, Machine, Report};
 use shop::Shop;
@@ -222,7 +222,7 @@ impl Run<'_> {
                 let model = self.model()?;
                 let bare = Box::pin(Bare::new(self.system, Arc::clone(&shop), model)).await?;
                 let used = proc::used(&self.system.processes)?;
-                let ran = bare.run(usize::try_from(round.orders)?).await;
+                let ran = bare.run(round.orders).await;
                 let after = proc::used(&self.system.processes)?;
                 bare.remove().await?;
                 let (orders, time) = ran?;
@@ -276,15 +276,30 @@ impl Run<'_> {
             let placed = self.load.run(Arrivals::Rate(rate), warm_up, time).await?;
             self.count(placed.accepted, placed.refused);
             self.system.worked_off(&[]).await?;
+            let bare_loop = if self.args.does(Phase::Bare) {
+                Some(Box::pin(self.bare_latency(rate)).await?.quantiles())
+            } else {
+                None
+            };
             self.report.latency.push(Latency {
                 rate,
                 share_of_capacity,
                 refused: placed.refused,
                 accepted: placed.accept_times.quantiles(),
                 paid: placed.paid_times.quantiles(),
+                bare_loop,
             });
         }
         Ok(())
+    }
+
+    /// How long orders take that the bare loop makes at a rate.
+    async fn bare_latency(&self, rate: f64) -> Result<Times> {
+        self.bar.set_message(format!("bare loop at {rate:.0} orders/s"));
+        let bare = Bare::new(self.system, Arc::clone(&self.shop), self.model()?).await?;
+        let times = bare.paced(rate, self.args.time()).await;
+        bare.remove().await?;
+        times
     }
 
     async fn reads(&mut self) -> Result<()> {

@@ -116,7 +116,7 @@ fn capacity(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 fn latency(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     writeln!(
         f,
-        "\n{:<26}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
+        "\n{:<28}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
         "latency, ms", "orders", "p50", "p95", "p99", "p99.9", "max"
     )?;
     for latency in &report.latency {
@@ -124,6 +124,9 @@ fn latency(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
         let rate = format!("{:.0}/s{}", latency.rate, share.unwrap_or_default());
         row(f, &format!("{rate} accepted"), &latency.accepted)?;
         row(f, &format!("{rate} paid"), &latency.paid)?;
+        if let Some(bare) = &latency.bare_loop {
+            row(f, &format!("{rate} bare loop"), bare)?;
+        }
     }
     Ok(())
 }
@@ -132,7 +135,7 @@ fn row(f: &mut Formatter<'_>, name: &str, times: &Quantiles) -> fmt::Result {
     let Quantiles { count, p50_ms, p95_ms, p99_ms, p999_ms, max_ms } = times;
     writeln!(
         f,
-        "{name:<26}{count:>9}{p50_ms:>9.1}{p95_ms:>9.1}{p99_ms:>9.1}{p999_ms:>9.1}{max_ms:>9.1}"
+        "{name:<28}{count:>9}{p50_ms:>9.1}{p95_ms:>9.1}{p99_ms:>9.1}{p999_ms:>9.1}{max_ms:>9.1}"
     )
 }
 

@@ -91,6 +91,8 @@ pub struct Latency {
     pub accepted: Quantiles,
     /// From the scheduled time until it can be read as paid.
     pub paid: Quantiles,
+    /// The same of the bare loop, at this rate, on the same servers.
+    pub bare_loop: Option<Quantiles>,
 }
 
 /// Memory in bytes, by process.

@@ -20,6 +20,7 @@ mod keys;
 mod log;
 mod tables;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,8 +31,11 @@ use millrace_shared::ids::OrderId;
 use millrace_shared::log::Log;
 use millrace_shared::message::Event;
 use millrace_shared::order::Order;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
+use super::figures::Times;
 use super::shop::Shop;
 use super::system::System;
 use keys::Keys;
@@ -40,9 +44,15 @@ use tables::Tables;
 
 /// Orders in a batch: Millrace's are between some 45 (events that are appended) and 600 (events in the
 /// journal) on two cores with a window of 2,000, and this is their geometric mean. Reports tell both.
-pub const BATCH: usize = 128;
+pub const BATCH: u32 = 128;
 /// Batches under way at once: together as many orders as Millrace has under way.
 pub const UNDERWAY: usize = 16;
+
+/// How long orders gather that come at a rate: as long as those that Millrace's edge appends together, at
+/// the most.
+const GATHER: Duration = Duration::from_millis(20);
+/// How often the journal is written then.
+const REST: Duration = Duration::from_millis(250);
 
 /// The bare loop on a system's servers.
 pub struct Bare {
@@ -89,16 +99,65 @@ impl Bare {
     }
 
     /// Makes the writes of so many orders; returns how many these were, and how long it took.
-    pub async fn run(&self, orders: usize) -> Result<(u64, Duration)> {
-        let batches = orders.div_ceil(BATCH);
+    pub async fn run(&self, orders: u64) -> Result<(u64, Duration)> {
+        let batches = u32::try_from(orders.div_ceil(u64::from(BATCH)))?;
         let begin = Instant::now();
         let mut running = futures_util::stream::iter(0..batches)
-            .map(|batch| tokio::spawn(write(Arc::clone(&self.servers), batch)))
+            .map(|batch| {
+                let servers = Arc::clone(&self.servers);
+                tokio::spawn(async move {
+                    let numbers = batch * BATCH..(batch + 1) * BATCH;
+                    servers.write(&numbers.map(Bones::new).collect::<Vec<_>>(), true).await
+                })
+            })
             .buffer_unordered(UNDERWAY);
         while let Some(ended) = running.next().await {
             ended??;
         }
-        Ok(((batches * BATCH) as u64, begin.elapsed()))
+        Ok((u64::from(batches * BATCH), begin.elapsed()))
+    }
+
+    /// Makes the writes of orders that come evenly at a rate; those that come within [`GATHER`] are a
+    /// batch, and more where many batches are under way. Returns how long each took, from when it came until it could be read as paid. Nobody waits
+    /// for the journal: it is written each [`REST`], as by Millrace.
+    pub async fn paced(&self, rate: f64, time: Duration) -> Result<Times> {
+        let (begin, gap) = (Instant::now(), Duration::from_secs_f64(1.0 / rate));
+        let came = |number: u32| begin + gap * number;
+        let mut times = Times::default();
+        let (mut ticks, mut rest) = (interval(GATHER), interval(REST));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut batches, mut journal) = (JoinSet::new(), JoinSet::new());
+        let (mut number, mut visible) = (0, Vec::new());
+        while begin.elapsed() < time || !batches.is_empty() {
+            tokio::select! {
+                _ = ticks.tick(), if begin.elapsed() < time && batches.len() < UNDERWAY => {
+                    let now = Instant::now();
+                    let first = number;
+                    while came(number) <= now {
+                        number += 1;
+                    }
+                    if number > first {
+                        let servers = Arc::clone(&self.servers);
+                        batches.spawn(async move {
+                            let orders: Vec<Bones> = (first..number).map(Bones::new).collect();
+                            let at = servers.write(&orders, false).await?;
+                            anyhow::Ok((orders, first..number, at))
+                        });
+                    }
+                }
+                Some(ended) = batches.join_next() => {
+                    let (orders, numbers, at) = ended??;
+                    numbers.for_each(|it| times.add(at.saturating_duration_since(came(it))));
+                    visible.extend(orders);
+                }
+                _ = rest.tick(), if !visible.is_empty() => {
+                    let (servers, orders) = (Arc::clone(&self.servers), mem::take(&mut visible));
+                    journal.spawn(async move { servers.journal(&orders).await });
+                }
+            }
+        }
+        journal.join_all().await.into_iter().collect::<Result<()>>()?;
+        Ok(times)
     }
 
     /// Removes all that it has made.
@@ -109,37 +168,51 @@ impl Bare {
     }
 }
 
-/// The writes of one batch, each as early as what comes before it allows.
-async fn write(servers: Arc<Servers>, batch: usize) -> Result<()> {
-    let Servers { streams, tables, keys, model, shop } = &*servers;
-    let orders: Vec<Bones> = (0..BATCH)
-        .map(|place| {
-            let id = Uuid::from_u128(rand::random());
-            Bones { id, text: id.to_string(), number: (batch * BATCH + place) as u64 }
-        })
-        .collect();
-    let payloads = |event: &Event| -> Result<Vec<Bytes>> {
-        let payload = event.encode()?;
-        Ok(orders.iter().map(|order| model.with_id(&payload, order)).collect())
-    };
-    let commands = orders.iter().map(|order| model.with_id(&model.command, order)).collect();
-    streams.commands(commands).await?;
-    tables.ledger(shop, model, &orders).await?;
-    let first = streams.events("validated", &orders, payloads(&model.validated)?, None).await?;
-    let paid = async {
-        tables.charges(&orders).await?;
-        let paid = payloads(&model.paid)?;
-        streams.events("paid", &orders, paid, Some(first)).await?;
-        let event = &model.paid;
-        tokio::try_join!(tables.journal(model, event, &orders), keys.views(model, event, &orders))
-    };
-    let event = &model.validated;
-    tokio::try_join!(
-        tables.journal(model, event, &orders),
-        keys.views(model, event, &orders),
-        paid
-    )?;
-    Ok(())
+impl Bones {
+    fn new(number: u32) -> Self {
+        let id = Uuid::from_u128(rand::random());
+        Self { id, text: id.to_string(), number: number.into() }
+    }
+}
+
+impl Servers {
+    /// The writes of one batch, each as early as what comes before it allows; the journal only if it is
+    /// asked for. Returns when the orders could be read as paid.
+    async fn write(&self, orders: &[Bones], journal: bool) -> Result<Instant> {
+        let Self { streams, tables, keys, model, shop } = self;
+        let payloads = |event: &Event| -> Result<Vec<Bytes>> {
+            let payload = event.encode()?;
+            Ok(orders.iter().map(|order| model.with_id(&payload, order)).collect())
+        };
+        let journal = async |event| {
+            if journal { tables.journal(model, event, orders).await } else { Ok(()) }
+        };
+        let commands = orders.iter().map(|order| model.with_id(&model.command, order)).collect();
+        streams.commands(commands).await?;
+        tables.ledger(shop, model, orders).await?;
+        let first = streams.events("validated", orders, payloads(&model.validated)?, None).await?;
+        let paid = async {
+            tables.charges(orders).await?;
+            let paid = payloads(&model.paid)?;
+            streams.events("paid", orders, paid, Some(first)).await?;
+            let visible = async {
+                keys.views(model, &model.paid, orders).await?;
+                Ok(Instant::now())
+            };
+            tokio::try_join!(visible, journal(&model.paid))
+        };
+        let event = &model.validated;
+        let (visible, ..) =
+            tokio::try_join!(paid, keys.views(model, event, orders), journal(event))?;
+        Ok(visible.0)
+    }
+
+    /// The journal of orders that are paid.
+    async fn journal(&self, orders: &[Bones]) -> Result<()> {
+        let Self { tables, model, .. } = self;
+        tables.journal(model, &model.validated, orders).await?;
+        tables.journal(model, &model.paid, orders).await
+    }
 }
 
 impl Model {
