@@ -28,13 +28,15 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i, key in ipairs(KEYS) do
   local order, version = ARGV[2 * i - 1], math.min(tonumber(ARGV[2 * i]), 999)
-  local old = redis.call('ZSCORE', key, order)
-  if not old or tonumber(old) % 1000 < version then
-    local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
-    local sequence = now
-    if last then sequence = math.max(now, math.floor(tonumber(last) / 1000) + 1) end
-    redis.call('ZADD', key, string.format('%.0f', sequence * 1000 + version), order)
+  local last = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')[2]
+  local sequence = now
+  if last then sequence = math.max(now, math.floor(tonumber(last) / 1000) + 1) end
+  local score = string.format('%.0f', sequence * 1000 + version)
+  -- Most orders are new to it.
+  if redis.call('ZADD', key, 'NX', score, order) == 1 then
     redis.call('ZREMRANGEBYRANK', key, 0, -101)
+  elseif tonumber(redis.call('ZSCORE', key, order)) % 1000 < version then
+    redis.call('ZADD', key, score, order)
   end
 end
 return 1";
