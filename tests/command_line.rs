@@ -63,7 +63,7 @@ async fn every_subcommand_explains_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_command_line_is_refused_with_what_is_wrong() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 14] = [
         (&[], "Usage:"),
         (&["fly"], "fly"),
         (&["up", "--port", "80"], "--port"),
@@ -76,6 +76,8 @@ async fn a_wrong_command_line_is_refused_with_what_is_wrong() {
         (&["topology", "--stream-replicas", "9"], "--stream-replicas"),
         (&["replay", "--products", "p.csv"], "--customers"),
         (&["migrate", "--log-format", "xml"], "--log-format"),
+        (&["bench", "--rate", "0"], "--rate"),
+        (&["bench", "--rate", "inf"], "--rate"),
     ];
     for (arguments, named) in cases {
         let ended = run(arguments, &[]).await;

@@ -82,7 +82,7 @@ pub struct BenchArgs {
     pub rounds: NonZeroUsize,
     /// Rates at which the latency is measured, in orders a second; can be repeated [default: 10, and
     /// 50 % and 90 % of the capacity]
-    #[arg(long = "rate", value_name = "RATE")]
+    #[arg(long = "rate", value_name = "RATE", value_parser = crate::replay::parse_rate)]
     pub rates: Vec<f64>,
     /// Measure the capacity also with so many orders stored, which are placed before: this takes long
     #[arg(long, value_name = "ORDERS")]

@@ -117,7 +117,8 @@ pub enum Payment {
     Account,
 }
 
-fn parse_rate(text: &str) -> Result<f64, String> {
+/// Reads a rate, in something a second.
+pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),
         _ => Err("must be a number from 0.001 to 100000".to_owned()),

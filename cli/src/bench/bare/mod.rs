@@ -118,8 +118,9 @@ impl Bare {
     }
 
     /// Makes the writes of orders that come evenly at a rate; those that come within [`GATHER`] are a
-    /// batch, and more where many batches are under way. Returns how long each took, from when it came until it could be read as paid. Nobody waits
-    /// for the journal: it is written each [`REST`], as by Millrace.
+    /// batch, and more where many batches are under way. Returns how long each took, from when it came
+    /// until it could be read as paid. Nobody waits for the journal: it is written each [`REST`], as by
+    /// Millrace.
     pub async fn paced(&self, rate: f64, time: Duration) -> Result<Times> {
         let (begin, gap) = (Instant::now(), Duration::from_secs_f64(1.0 / rate));
         let came = |number: u32| begin + gap * number;
