@@ -9,7 +9,7 @@ use crate::harness::{Answer, System, card_order, usd};
 use crate::past::Beside;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_named_origins_can_read_every_answer_and_no_others_any() {
+async fn pages_of_named_origins_can_read_answers_and_errors_and_no_others_any() {
     let system = System::start().await;
     let (nats, redis) = (system.config.nats.clone(), system.config.redis.clone());
     let named = vec!["https://shop.example".parse().expect("an origin")];

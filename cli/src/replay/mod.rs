@@ -117,7 +117,7 @@ pub enum Payment {
     Account,
 }
 
-/// Reads a rate, in something a second.
+/// Reads how many are to come in a second.
 pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=100_000.0).contains(&rate) => Ok(rate),

@@ -51,6 +51,8 @@ pub const UNDERWAY: usize = 16;
 /// How long orders gather that come at a rate: as long as those that Millrace's edge appends together, at
 /// the most.
 const GATHER: Duration = Duration::from_millis(20);
+/// Of them in one batch at the most, however late they are: the server takes up to 1,000.
+const MOST: u32 = 500;
 /// How often the journal is written then.
 const REST: Duration = Duration::from_millis(250);
 
@@ -134,7 +136,7 @@ impl Bare {
                 _ = ticks.tick(), if begin.elapsed() < time && batches.len() < UNDERWAY => {
                     let now = Instant::now();
                     let first = number;
-                    while came(number) <= now {
+                    while number - first < MOST && came(number) <= now {
                         number += 1;
                     }
                     if number > first {
@@ -203,9 +205,9 @@ impl Servers {
             tokio::try_join!(visible, journal(&model.paid))
         };
         let event = &model.validated;
-        let (visible, ..) =
+        let ((visible, ()), (), ()) =
             tokio::try_join!(paid, keys.views(model, event, orders), journal(event))?;
-        Ok(visible.0)
+        Ok(visible)
     }
 
     /// The journal of orders that are paid.
